@@ -1,0 +1,84 @@
+"""From raw scores to p-values and a decision at a false-alarm budget, from normal pictures alone.
+
+Conformal prediction (Vovk, Gammerman and Shafer 2005): the normals whose scores calibrate a line were not used
+to fit it, so a new normal picture is as likely to take any rank among them.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flawline.errors import DataError
+
+Method = Literal["split", "k-fold"]
+Floats = NDArray[np.float32]
+
+
+def normals_needed(false_alarm: float) -> int:
+    """Fewest calibration normals that can support a false-alarm budget in (0, 1): 1 / (n + 1) <= budget."""
+    return math.ceil(1.0 / false_alarm - 1e-9) - 1
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a line knows of normal scores.
+
+    Attributes:
+        method: 'split': the normals were kept out of the banks; 'k-fold': each was scored by banks of the others.
+        scores: FP32 [n], ascending: raw image scores of the calibration normals.
+        asked_false_alarm: the budget that was asked for.
+        false_alarm: the budget that n normals can support: never below 1 / (n + 1).
+        pixel_threshold: at most `false_alarm` of normal pictures are expected to have a pixel that reaches it.
+
+    """
+
+    method: Method
+    scores: Floats
+    asked_false_alarm: float
+    false_alarm: float
+    pixel_threshold: float
+
+    @property
+    def promise(self) -> str:
+        """What the decision is worth, in words."""
+        count = len(self.scores)
+        if self.method == "split":
+            origin = f"{count} normals kept out of the banks (split conformal prediction)"
+            degree = f"at most {self.false_alarm:.2%}"
+        else:
+            origin = (
+                f"{count} normals, each scored by banks without it ({self.method} cross-conformal prediction)"
+            )
+            degree = f"about {self.false_alarm:.2%}, and never more than twice that,"
+        promise = f"of good pictures like these, {degree} are called defective on average; from {origin}"
+        if self.false_alarm > self.asked_false_alarm:
+            needed = normals_needed(self.asked_false_alarm)
+            promise += f". {self.asked_false_alarm:.2%} was asked for, which takes at least {needed} normals"
+        return promise
+
+
+def calibrate(scores: Floats, peaks: Floats, *, false_alarm: float, method: Method) -> Calibration:
+    """Calibrate a line on normals.
+
+    Args:
+        scores: FP32 [n], raw image scores of normals that the scoring banks have not seen.
+        peaks: FP32 [n], the largest smoothed pixel score of each of them.
+        false_alarm: share of normal pictures that may be called defective, in (0, 1).
+        method: how the normals were kept apart.
+
+    Raises:
+        DataError: there are no scores, or one is not finite.
+
+    """
+    if not len(scores) or not (np.isfinite(scores).all() and np.isfinite(peaks).all()):
+        msg = "calibration needs finite scores of at least one normal picture; check the pictures and the teacher"
+        raise DataError(msg)
+    ascending = np.sort(scores.astype(np.float32))
+    supported = max(false_alarm, 1.0 / (len(scores) + 1))
+    rank = math.ceil((len(peaks) + 1) * (1.0 - supported) - 1e-9)
+    # Just above the rank-th smallest peak: a picture reaches it only with a conformal p-value within the budget.
+    threshold = float(np.nextafter(np.sort(peaks.astype(np.float32))[rank - 1], np.float32(np.inf)))
+    return Calibration(method, ascending, false_alarm, supported, max(threshold, 1e-6))

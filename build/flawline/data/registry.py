@@ -1,0 +1,88 @@
+"""`LAYOUT:PATH` -> Dataset."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from flawline.data import (
+    btad,
+    folder,
+    kolektorsdd,
+    kolektorsdd2,
+    magnetic_tile,
+    mpdd,
+    mvtec_ad,
+    surfaces,
+    visa,
+)
+from flawline.data.sample import Dataset, Sample
+from flawline.data.splits import SPLIT_FILE, read_split
+from flawline.errors import DataError
+
+LAYOUTS: dict[str, Callable[..., tuple[Sample, ...]]] = {
+    "folder": folder.load,
+    "mvtec_ad": mvtec_ad.load,
+    "btad": btad.load,
+    "visa": visa.load,
+    "mpdd": mpdd.load,
+    "kolektorsdd": kolektorsdd.load,
+    "kolektorsdd2": kolektorsdd2.load,
+    "magnetic_tile": magnetic_tile.load,
+}
+"""Layouts on disk by name; each takes `root` and `seed`."""
+
+SURFACES = "surfaces"
+
+
+def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
+    """Load a line's pictures.
+
+    Args:
+        spec: `LAYOUT:PATH` with one of LAYOUTS, or `surfaces[:OPTIONS]` for a generated line. A split.csv in
+            the folder wins over what the layout would read or draw.
+        seed: draws the split of layouts that have none. A generated line has a seed among its options instead.
+
+    Raises:
+        DataError: the layout is not known, the path is no folder, there are no pictures or no normal ones to
+            train on, one group lies in both splits, or what the layout itself refuses.
+
+    """
+    layout, _, rest = spec.partition(":")
+    if layout == SURFACES:
+        options = surfaces.SurfaceOptions.parse(rest)
+        root, samples = surfaces.load(options)
+        return Dataset(options.spec(), root, samples)
+    if layout not in LAYOUTS or not rest:
+        known = ", ".join([SURFACES, *LAYOUTS])
+        msg = (
+            f"'{spec}' names no data set; write LAYOUT:PATH, layout one of {known} ({SURFACES} takes no path)"
+        )
+        raise DataError(msg)
+    root = Path(rest).expanduser().resolve()
+    if not root.is_dir():
+        msg = f"{root} is not a folder; give the folder that holds the pictures of layout {layout}"
+        raise DataError(msg)
+    samples = read_split(root) if (root / SPLIT_FILE).is_file() else LAYOUTS[layout](root, seed=seed)
+    dataset = Dataset(f"{layout}:{root.name}", root, samples)
+    _check(dataset)
+    return dataset
+
+
+def _check(dataset: Dataset) -> None:
+    if not dataset.samples:
+        layout = dataset.name.partition(":")[0]
+        msg = f"{dataset.root} holds no pictures where layout {layout} expects them; check path and layout"
+        raise DataError(msg)
+    if not dataset.train_normals:
+        msg = (
+            f"{dataset.root} has no normal pictures to train on; a line is learned from what is good: "
+            "put them where the layout expects them, or mark them train in split.csv"
+        )
+        raise DataError(msg)
+    split_of: dict[str, str] = {}
+    for sample in dataset.samples:
+        if split_of.setdefault(sample.group, sample.split) != sample.split:
+            msg = (
+                f"{dataset.root}: group '{sample.group}' lies in train and in test ({sample.image}); "
+                "move it wholly to one side, or the test would measure memory"
+            )
+            raise DataError(msg)

@@ -1,0 +1,21 @@
+"""Progress of long work, on standard error so that standard output stays machine-readable."""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as rich_track
+
+T = TypeVar("T")
+
+console = Console(stderr=True)
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield `items` while a bar shows how far they are and how long the rest will take."""
+    yield from rich_track(items, description, total=total, console=console, transient=not console.is_terminal)
+
+
+def say(message: str) -> None:
+    """Tell the user one thing, apart from results."""
+    console.print(message, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""The Triton model repository: typed configurations, manifests, publishing."""

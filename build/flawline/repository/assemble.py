@@ -1,0 +1,128 @@
+"""The Triton models of a line, as typed configurations: a pure function of its manifest."""
+
+from flawline.repository import names
+from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
+from flawline.repository.manifest import Manifest
+
+MAX_BATCH = 8
+"""Largest batch of every stage; the shared stages' hand-written configurations say the same."""
+
+_IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
+_PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
+_SETTINGS = Tensor(name="SETTINGS", dtype="TYPE_FP32", dims=(9,))
+_KEY = Tensor(name="ARTEFACT_KEY", dtype="TYPE_INT32", dims=(2,))
+
+NATIVE = {"openvino": ("openvino", "model.xml"), "onnxruntime": ("onnxruntime", "model.onnx")}
+"""Target -> Triton backend that runs it without Python, and the file it reads."""
+
+
+def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
+    """All models of a line's version, pinned to that version, by name."""
+    models = [_discrepancy(manifest), _ensemble(manifest, _IMAGE), _ensemble(manifest, _PIXELS)]
+    if manifest.fused:
+        models.append(_fused(manifest))
+    return {model.name: model for model in models}
+
+
+def native_discrepancy(manifest: Manifest) -> ModelConfig:
+    """The graph stage for a server that has the target's own backend (`--model-config-name=native`)."""
+    backend, file = NATIVE[manifest.target]
+    return _discrepancy(manifest).model_copy(update={"backend": backend, "default_model_filename": file})
+
+
+def _discrepancy(manifest: Manifest) -> ModelConfig:
+    size = manifest.size
+    return ModelConfig(
+        name=names.discrepancy(manifest.line),
+        backend="python",
+        max_batch_size=MAX_BATCH,
+        inputs=(Tensor(name="PICTURE", dtype="TYPE_UINT8", dims=(size, size, 3)),),
+        outputs=(
+            Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=(manifest.patches, manifest.dimensions)),
+            _KEY,
+            _SETTINGS,
+            Tensor(name="CALIBRATION", dtype="TYPE_FP32", dims=(len(manifest.calibration.scores),)),
+        ),
+        dynamic_batching=DynamicBatching(),
+        instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
+        versions=(manifest.version,),
+    )
+
+
+def _verdict(manifest: Manifest) -> tuple[Tensor, ...]:
+    size = manifest.size
+    return (
+        Tensor(name="SCORE", dtype="TYPE_FP32", dims=(1,)),
+        Tensor(name="P_VALUE", dtype="TYPE_FP32", dims=(1,)),
+        Tensor(name="IS_DEFECT", dtype="TYPE_BOOL", dims=(1,)),
+        Tensor(name="ANOMALY_MAP", dtype="TYPE_FP32", dims=(size, size)),
+        Tensor(name="MASK", dtype="TYPE_UINT8", dims=(size, size)),
+        Tensor(name="BOXES", dtype="TYPE_FP32", dims=(-1, 6)),
+    )
+
+
+def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
+    """Preprocess -> graph -> ratio_scoring -> postprocess, for one of the two front doors."""
+    verdict = _verdict(manifest)
+    graph = names.discrepancy(manifest.line)
+    return ModelConfig(
+        name=manifest.line if door is _IMAGE else names.pixels(manifest.line),
+        platform="ensemble",
+        max_batch_size=MAX_BATCH,
+        inputs=(door,),
+        outputs=verdict,
+        ensemble_steps=(
+            EnsembleStep(
+                model="preprocess",
+                inputs={door.name: door.name},
+                outputs={f"PICTURE_{manifest.size}": "picture", "GEOMETRY": "geometry"},
+            ),
+            EnsembleStep(
+                model=graph,
+                version=manifest.version,
+                inputs={"PICTURE": "picture"},
+                outputs={
+                    "EMBEDDING": "embedding",
+                    "ARTEFACT_KEY": "artefact_key",
+                    "SETTINGS": "settings",
+                    "CALIBRATION": "calibration",
+                },
+            ),
+            EnsembleStep(
+                model="ratio_scoring",
+                inputs={
+                    "EMBEDDING": "embedding",
+                    "ARTEFACT_KEY": "artefact_key",
+                    "SETTINGS": "settings",
+                    "GEOMETRY": "geometry",
+                },
+                outputs={"RATIO_MAP": "ratio_map", "RATIO_SCORE": "ratio_score"},
+            ),
+            EnsembleStep(
+                model="postprocess",
+                inputs={
+                    "RATIO_MAP": "ratio_map",
+                    "RATIO_SCORE": "ratio_score",
+                    "SETTINGS": "settings",
+                    "CALIBRATION": "calibration",
+                    "GEOMETRY": "geometry",
+                },
+                outputs={tensor.name: tensor.name for tensor in verdict},
+            ),
+        ),
+        versions=(manifest.version,),
+    )
+
+
+def _fused(manifest: Manifest) -> ModelConfig:
+    doors = (door.model_copy(update={"optional": True, "ragged": True}) for door in (_IMAGE, _PIXELS))
+    return ModelConfig(
+        name=names.fused(manifest.line),
+        backend="python",
+        max_batch_size=MAX_BATCH,
+        inputs=tuple(doors),
+        outputs=_verdict(manifest),
+        dynamic_batching=DynamicBatching(),
+        instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
+        versions=(manifest.version,),
+    )

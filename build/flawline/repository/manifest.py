@@ -1,0 +1,137 @@
+"""What a build says of itself, and the proof that its files are the ones it wrote."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flawline.errors import ArtefactError
+
+FILE = "manifest.json"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataFacts(_Frozen):
+    """The pictures a line was built from. `fingerprint` is Dataset.fingerprint()."""
+
+    name: str
+    fingerprint: str
+    bank_normals: int
+    calibration_normals: int
+    labelled_defects: int
+    synthetic_defects: int
+
+
+class CalibrationFacts(_Frozen):
+    """How the decision was calibrated; `promise` says in words what it is worth.
+
+    `scores` are the raw scores of the normals kept out of the banks, ascending.
+    """
+
+    method: Literal["split", "k-fold"]
+    asked_false_alarm: float
+    false_alarm: float
+    normals: int
+    promise: str
+    pixel_threshold: float
+    scores: tuple[float, ...]
+
+
+class ParityFacts(_Frozen):
+    """How far the answers of one path lie from eager torch on the same pictures.
+
+    `max_score_difference` is relative to the larger of the two scores. `path` is 'graph' (exported, ONNX Runtime),
+    'target' (compiled, in process), 'ensemble', 'ensemble pixels' or 'fused' (the last three by a real server).
+    """
+
+    path: str
+    pictures: int
+    max_score_difference: float
+    rank_correlation: float
+    decisions_flipped: int
+
+
+class Manifest(_Frozen):
+    """Everything that is known of a line's version.
+
+    The graph gives `patches` features of `dimensions` numbers for a square of `size` pixels. `fused` says whether
+    the line is also published as one model. `files` maps each file's name to its SHA-256.
+    """
+
+    format: Literal[1] = 1
+    line: str
+    version: int
+    detector: str
+    created: str
+    flawline: str
+    recipe: dict[str, Any]
+    seed: int
+    size: int
+    patches: int
+    dimensions: int
+    fused: bool
+    data: DataFacts
+    teacher: str
+    teacher_fingerprint: str
+    positive_bank: str
+    target: str
+    calibration: CalibrationFacts
+    metrics: dict[str, Any] | None
+    parity: tuple[ParityFacts, ...]
+    libraries: dict[str, str]
+    artefact_key: tuple[int, int]
+    files: dict[str, str]
+
+    def write(self, folder: Path) -> None:
+        """Write `folder`/manifest.json; the folder is not published yet, so no reader can see half of it."""
+        (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read(folder: Path) -> Manifest:
+    """Read a version folder's manifest. Raises ArtefactError naming it when missing or not valid."""
+    path = folder / FILE
+    try:
+        return Manifest.model_validate_json(path.read_text())
+    except (OSError, ValidationError, ValueError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        msg = f"{path}: not a manifest of this version of Flawline ({reason}); build the line again"
+        raise ArtefactError(msg) from error
+
+
+def verify(folder: Path) -> Manifest:
+    """Read the manifest and compare every file with it.
+
+    Raises:
+        ArtefactError: naming the first file that is missing or is not the one the build wrote.
+
+    """
+    manifest = read(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            msg = f"{path}: missing; build the line again or roll back to another version"
+            raise ArtefactError(msg)
+        if sha256(path) != expected:
+            msg = f"{path}: damaged or from another build (SHA-256 differs from {FILE}); build again or roll back"
+            raise ArtefactError(msg)
+    return manifest
+
+
+def artefact_key(parts: dict[str, Any]) -> tuple[int, int]:
+    """Two non-negative INT32 that stand for `parts` (JSON-serialisable): they tie a graph to its own banks.
+
+    Not one INT64: OpenVINO computes with 32-bit integers on the CPU.
+    """
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1, int.from_bytes(digest[4:8], "big") >> 1

@@ -1,0 +1,588 @@
+"""Find, start, wait for and stop a real tritonserver."""
+
+import http.client
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Literal, Self
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from flawline.errors import ServerError
+from flawline.progress import say
+from flawline.repository.names import pixels
+
+EXECUTABLE_VARIABLE = "FLAWLINE_TRITONSERVER"
+CONTAINER_EXECUTABLE = Path("/opt/tritonserver/bin/tritonserver")
+WHEEL = "nvidia-pytriton"
+WHEEL_GLIBC = (2, 35)
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where the Python backend keeps its regions; Triton chose it
+READY_TIMEOUT_S = 300.0
+EXIT_TIMEOUT_S = 20
+"""What requests in flight are given to finish when the server is asked to stop."""
+
+ControlMode = Literal["none", "poll", "explicit"]
+
+_POLL_S = 0.05
+_LOG_LINES = 20
+_MODEL_FAILURES = (
+    re.compile(r"failed to load '(?P<name>[^']+)' version \d+: (?P<reason>.*?)\"?$"),
+    re.compile(r"failed to load model '(?P<name>[^']+)': (?P<reason>.*?)\"?$"),
+    re.compile(r"Poll failed for model directory '(?P<name>[^']+)': (?P<reason>.*?)\"?$"),
+    re.compile(r"Invalid argument: (?P<reason>ensemble '?(?P<name>[^' ]+)'? .*?)\"?$"),
+)
+
+
+@dataclass(frozen=True)
+class ServerInstall:
+    """A tritonserver on this machine and what it needs to run.
+
+    `backend_directory` is None when the server's own default is right. `environment` is laid over the
+    environment of this process. `origin` says in words where the server was found.
+    """
+
+    executable: Path
+    backend_directory: Path | None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    origin: str = ""
+
+
+def find_server() -> ServerInstall:
+    """Find a tritonserver: FLAWLINE_TRITONSERVER, PATH, NVIDIA's container, the nvidia-pytriton wheel.
+
+    Raises:
+        ServerError: there is none, or the one there cannot run here; says what to do.
+
+    """
+    if named := os.environ.get(EXECUTABLE_VARIABLE):
+        if not os.access(named, os.X_OK) or Path(named).is_dir():
+            msg = (
+                f"{EXECUTABLE_VARIABLE} is {named}, which is no program; set it to a tritonserver or unset it"
+            )
+            raise ServerError(msg)
+        return ServerInstall(
+            Path(named).resolve(), None, origin=f"environment variable {EXECUTABLE_VARIABLE}"
+        )
+    if on_path := shutil.which("tritonserver"):
+        return ServerInstall(Path(on_path).resolve(), None, origin="PATH")
+    if os.access(CONTAINER_EXECUTABLE, os.X_OK):
+        return ServerInstall(CONTAINER_EXECUTABLE, None, origin="NVIDIA's container image")
+    return _wheel_install()
+
+
+def _wheel_install() -> ServerInstall:
+    """Make the server inside the nvidia-pytriton wheel run with this interpreter and its packages."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        msg = (
+            "no tritonserver was found; run `pip install 'flawline[serve]'`, or start NVIDIA's with "
+            f"`docker compose up`, or set {EXECUTABLE_VARIABLE} to its path"
+        )
+        raise ServerError(msg)
+    _check_platform()
+    package = Path(spec.submodule_search_locations[0])
+    server, libraries = package / "tritonserver", package.parent / "nvidia_pytriton.libs"
+    backends = _prepare_backends(server, importlib.metadata.version(WHEEL))
+    # The stub is an isolated embedded Python: it ignores PYTHONPATH and PYTHONHOME, and takes its packages from
+    # the environment of the first `python3` on PATH. It links libpython, of which the system may offer another
+    # patch release, so ours comes first.
+    environment = {
+        "PATH": _prepend("PATH", str(Path(sys.executable).parent)),
+        "LD_LIBRARY_PATH": _prepend("LD_LIBRARY_PATH", str(_libpython().parent), str(libraries)),
+    }
+    return ServerInstall(
+        server / "bin" / "tritonserver", backends, environment, origin=f"the {WHEEL} wheel of this Python"
+    )
+
+
+def _check_platform() -> None:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        msg = (
+            f"the tritonserver of {WHEEL} runs on Linux x86-64, this is {sys.platform} {platform.machine()}; "
+            "use `docker compose up`"
+        )
+        raise ServerError(msg)
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < WHEEL_GLIBC:
+        need = ".".join(map(str, WHEEL_GLIBC))
+        msg = (
+            f"the tritonserver of {WHEEL} needs glibc {need} or later, this system has {library or 'another libc'}"
+            f" {version}; use `docker compose up` or a newer system (Debian 12, Ubuntu 22.04)"
+        )
+        raise ServerError(msg)
+
+
+def _libpython() -> Path:
+    """Locate the shared library of the running interpreter, which the Python stub links."""
+    name = f"libpython{_python_version()}.so.1.0"
+    configured = Path(sysconfig.get_config_var("LIBDIR") or "")
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    for folder in (configured, configured / multiarch, Path(sys.base_prefix) / "lib"):
+        if (folder / name).is_file():
+            return folder / name
+    msg = (
+        f"{sys.executable} was built without the shared library {name}, which tritonserver's Python backend needs; "
+        f"install the package libpython{_python_version()} of your distribution, or a Python configured with "
+        "--enable-shared"
+    )
+    raise ServerError(msg)
+
+
+def _python_version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _prepend(variable: str, *paths: str) -> str:
+    return os.pathsep.join((*paths, *filter(None, [os.environ.get(variable)])))
+
+
+def _prepare_backends(server: Path, wheel_version: str) -> Path:
+    """Gather the Python backend and the stub of this Python into one folder of the user's cache, once.
+
+    The wheel keeps them apart, and its folders may be read-only. They are copied (3 MB), so that the cache
+    outlives the virtual environment it came from.
+    """
+    stub = server / "python_backend_stubs" / _python_version() / "triton_python_backend_stub"
+    if not stub.is_file():
+        known = ", ".join(sorted(entry.name for entry in stub.parents[1].iterdir()))
+        msg = f"{WHEEL} {wheel_version} cannot serve Python {_python_version()}; use one of {known}"
+        raise ServerError(msg)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flawline"
+    backends = cache / f"triton-backends-{wheel_version}-py{_python_version()}"
+    try:
+        if not backends.is_dir():
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as staging:
+                gathered = Path(staging) / "backends"
+                shutil.copytree(server / "backends", gathered)
+                shutil.copy2(stub, gathered / "python")
+                _rename_unless_there(gathered, backends)
+    except OSError as error:
+        msg = f"tritonserver's backends cannot be prepared in {cache} ({error}); set XDG_CACHE_HOME elsewhere"
+        raise ServerError(msg) from error
+    return backends
+
+
+def _rename_unless_there(source: Path, target: Path) -> None:
+    try:
+        source.rename(target)
+    except OSError:
+        if not target.is_dir():  # otherwise another process was quicker, with the same content
+            raise
+
+
+class TritonServer:
+    """One tritonserver process over a model repository; `with TritonServer(folder) as server:` gives it ready.
+
+    It runs in a session of its own, so that a Ctrl-C reaches it only through `stop`, and it is asked to stop
+    when the thread that started it ends, however that happens.
+
+    Models that fail to load do not keep the others from being served; `unready_models` names them. Where one
+    has no code at all, on which Triton would hang, mode `none` becomes `explicit` with all the others loaded.
+
+    Args:
+        repository: folder of models.
+        grpc_port, http_port, metrics_port: TCP ports; 0 takes a free one.
+        host: address to listen on. The default is reached from this machine only; a container wants 0.0.0.0.
+        install: which tritonserver; found by `find_server` when None.
+        control_mode: `none` loads all models at the start, `poll` also follows the folder, `explicit` loads what
+            is asked for over the API or by `--load-model` in `extra_args`.
+        extra_args: more command line options of tritonserver; they come last and win.
+        log: file that the server's output is appended to, or an open stream that it is passed to. None keeps it
+            in a temporary file for error messages.
+        python_shm_bytes: shared memory that each Python model instance starts with and grows by, in bytes.
+
+    """
+
+    def __init__(
+        self,
+        repository: Path,
+        *,
+        grpc_port: int = 8001,
+        http_port: int = 8000,
+        metrics_port: int = 8002,
+        host: str = "127.0.0.1",
+        install: ServerInstall | None = None,
+        control_mode: ControlMode = "none",
+        extra_args: Sequence[str] = (),
+        log: Path | IO[str] | None = None,
+        python_shm_bytes: int = 4 * 1024 * 1024,
+    ) -> None:
+        self.repository = repository.absolute()
+        self.host = host
+        self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
+        self._install = install
+        self._control_mode = control_mode
+        self._extra_args = tuple(extra_args)
+        self._log = log
+        self._python_shm_bytes = python_shm_bytes
+        self._shm_prefix = f"flawline_{uuid.uuid4().hex[:12]}_"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._held_back: dict[str, str] = {}
+        self._log_file: Path | None = None
+        self._log_start = 0
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` for gRPC clients; a port asked for as 0 is known after `start`."""
+        return self._address("grpc")
+
+    @property
+    def http_url(self) -> str:
+        """Base of the HTTP API."""
+        return f"http://{self._address('http')}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where Prometheus reads."""
+        return f"http://{self._address('metrics')}/metrics"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server, which also is the id of its process group. Raises ServerError if stopped."""
+        return self._started().pid
+
+    def start(self) -> None:
+        """Start the process; `wait_ready` waits for its models.
+
+        Raises:
+            ServerError: no repository, no server on this machine, or a port that is taken.
+
+        """
+        self.stop()
+        if not self.repository.is_dir():
+            msg = f"there is no model repository at {self.repository}; build a line into it first"
+            raise ServerError(msg)
+        self._held_back = _models_without_code(self.repository) if self._control_mode == "none" else {}
+        install = self._install or find_server()
+        self._ports = _claim_ports(self.host, self._ports)
+        output = self._open_log()
+        # setpriv sets the signal in the child itself: no Python code runs between fork and exec, which would not
+        # be safe beside the threads of gRPC and torch.
+        guard = [setpriv, "--pdeathsig", "TERM"] if (setpriv := shutil.which("setpriv")) else []
+        self._process = subprocess.Popen(  # noqa: S603
+            [*guard, str(install.executable), *self._arguments(install)],
+            env={**os.environ, **install.environment},
+            cwd=self.repository,  # Python stages put it first on their path: nothing there may shadow a package
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+    def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """Return once every model was loaded or has failed to, and the server answers.
+
+        Raises:
+            ServerError: the process ended or time is over; gives the models that failed, with reasons, and the
+                last lines of the server's log.
+
+        """
+        process = self._started()
+        deadline = time.monotonic() + timeout_s
+        while not self._answers():
+            with suppress(subprocess.TimeoutExpired):
+                status = process.wait(_POLL_S)
+                raise ServerError(
+                    self._with_log(f"tritonserver ended with status {status} before it was ready")
+                )
+            if time.monotonic() > deadline:
+                raise ServerError(self._with_log(f"tritonserver was not ready within {timeout_s:g} s"))
+
+    def wait(self) -> int:
+        """Wait until the process ends by itself; its exit status, negative for a signal."""
+        return self._started().wait()
+
+    def ready_models(self) -> list[str]:
+        """Names of the models being served, sorted."""
+        return sorted({entry["name"] for entry in self._index() if entry.get("state") == "READY"})
+
+    def unready_models(self) -> dict[str, str]:
+        """Models of the repository that are not served, and Triton's reason for each."""
+        index = self._index()
+        ready = {entry["name"] for entry in index if entry.get("state") == "READY"}
+        reasons = {entry["name"]: _headline(entry.get("reason", "")) for entry in index}
+        logged = self._logged_failures()
+        return {
+            name: self._held_back.get(name)
+            or reasons.get(name)
+            or logged.get(name)
+            or "not loaded; see the log"
+            for name in _model_names(self.repository)
+            if name not in ready
+        }
+
+    def stop(self) -> None:
+        """Let requests in flight finish, end the server and its stage processes, and free their shared memory.
+
+        Does nothing when it is not running. After EXIT_TIMEOUT_S, or on a second Ctrl-C, it is killed.
+        """
+        process, self._process = self._process, None
+        if process is not None:
+            process.terminate()
+            try:
+                process.wait(EXIT_TIMEOUT_S + 5)
+            except subprocess.TimeoutExpired:
+                pass
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                for region in SHARED_MEMORY.glob(f"{self._shm_prefix}*"):
+                    region.unlink(missing_ok=True)
+        self._resources.close()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            msg = "this TritonServer is not running; call start() or use it in a with statement"
+            raise ServerError(msg)
+        return self._process
+
+    def _address(self, protocol: str) -> str:
+        return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self._ports[protocol]}"  # noqa: S104
+
+    def _arguments(self, install: ServerInstall) -> Iterator[str]:
+        yield f"--model-repository={self.repository}"
+        if self._held_back:
+            yield "--model-control-mode=explicit"
+            for name in _model_names(self.repository):
+                if name not in self._held_back:
+                    yield f"--load-model={name}"
+        else:
+            yield f"--model-control-mode={self._control_mode}"
+        for protocol, port in self._ports.items():
+            yield f"--{protocol}-address={self.host}"
+            yield f"--{protocol}-port={port}"
+        yield "--exit-on-error=false"  # one damaged line must not stop the others,
+        yield "--strict-readiness=false"  # nor take the whole server out of a load balancer
+        yield "--disable-auto-complete-config"  # our configurations are complete; completing costs 1.2 s a model
+        yield "--log-verbose=0"
+        yield f"--exit-timeout-secs={EXIT_TIMEOUT_S}"
+        if install.backend_directory is not None:
+            yield f"--backend-directory={install.backend_directory}"
+        yield f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"
+        yield f"--backend-config=python,shm-default-byte-size={self._python_shm_bytes}"
+        yield f"--backend-config=python,shm-growth-byte-size={self._python_shm_bytes}"
+        yield from self._extra_args
+
+    def _open_log(self) -> IO[str] | IO[bytes]:
+        if self._log is not None and not isinstance(self._log, Path):
+            return self._log
+        if self._log is None:
+            folder = self._resources.enter_context(tempfile.TemporaryDirectory(prefix="flawline-server-"))
+            self._log_file = Path(folder) / "tritonserver.log"
+        else:
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            self._log_file = self._log
+        output = self._resources.enter_context(self._log_file.open("ab"))
+        self._log_start = output.tell()
+        return output
+
+    def _log_lines(self) -> list[str]:
+        if self._log_file is None or not self._log_file.exists():
+            return []
+        with self._log_file.open("rb") as file:
+            file.seek(self._log_start)
+            lines = file.read().decode(errors="replace").splitlines()
+        return [line for line in lines if line and not line.startswith(("|", "+"))]  # without Triton's tables
+
+    def _logged_failures(self) -> dict[str, str]:
+        found = (pattern.search(line) for line in self._log_lines() for pattern in _MODEL_FAILURES)
+        return {match["name"]: _headline(match["reason"]) for match in found if match}
+
+    def _with_log(self, problem: str) -> str:
+        failures = [f"  {name}: {reason}" for name, reason in self._logged_failures().items()]
+        lines = self._log_lines()[-_LOG_LINES:]
+        if not lines:
+            return f"{problem}; its log says why"
+        return "\n".join((f"{problem}; the end of its log:", *lines, *failures))
+
+    def _answers(self) -> bool:
+        try:
+            return self._request("GET", "/v2/health/ready")[0] == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def _index(self) -> list[dict[str, str]]:
+        self._started()
+        try:
+            entries: list[dict[str, str]] = json.loads(self._request("POST", "/v2/repository/index")[1])
+        except (OSError, ValueError) as error:
+            msg = (
+                f"the server at {self.http_url} does not answer ({error}); wait for it, or look into its log"
+            )
+            raise ServerError(msg) from error
+        return entries
+
+    def _request(self, method: str, path: str) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(self._address("http"), timeout=5)
+        try:
+            connection.request(method, path)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+def _model_names(repository: Path) -> list[str]:
+    return sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
+
+
+def _models_without_code(repository: Path) -> dict[str, str]:
+    """Python models whose file is missing, and the ensembles that need them, with reasons.
+
+    Triton 2.51 waits for ever for such a model, and then serves no other either.
+    """
+    without: dict[str, str] = {}
+    needs: dict[str, set[str]] = {}
+    for name in _model_names(repository):
+        config = ModelConfig()
+        with suppress(text_format.ParseError, OSError, UnicodeDecodeError):  # Triton reports these by itself
+            text_format.Parse((repository / name / "config.pbtxt").read_text(encoding="utf-8"), config)
+        needs[name] = {step.model_name for step in config.ensemble_scheduling.step}
+        if config.backend == "python":
+            code = config.default_model_filename or "model.py"
+            for version in _versions_to_load(repository / name, config):
+                if not (repository / name / version / code).is_file():
+                    without[name] = f"version {version} has no {code}; restore it, or remove the version"
+    for name, models in needs.items():
+        if missing := sorted(models & without.keys()):
+            without[name] = f"needs {missing[0]}, which is incomplete: {without[missing[0]]}"
+    return without
+
+
+def _versions_to_load(folder: Path, config: ModelConfig) -> list[str]:
+    # Triton reads the leading digits of a folder's name: 7.tmp is version 7, whose files it seeks in folder 7.
+    found = {int(match[0]) for child in folder.iterdir() if (match := re.match(r"\d+", child.name))}
+    wanted = set(config.version_policy.specific.versions) or {max(found, default=0)}
+    return [str(version) for version in sorted(wanted & found)]
+
+
+def _claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Check that each port is free, and choose one where 0 was asked for."""
+    with ExitStack() as listeners:
+        claimed = {}
+        for protocol, port in wanted.items():
+            listener = listeners.enter_context(socket.socket())
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((host, port))
+                listener.listen()
+            except OSError as error:
+                msg = (
+                    f"{protocol} port {port} on {host} cannot be used ({error.strerror}); stop what listens there "
+                    f"or choose another with --{protocol}-port"
+                )
+                raise ServerError(msg) from error
+            claimed[protocol] = listener.getsockname()[1]
+        return claimed
+
+
+def _headline(reason: str) -> str:
+    """Triton's reason without the Python traceback that follows it."""
+    return re.split(r"\n|\\n", reason, maxsplit=1)[0].strip()
+
+
+class _StopRequested(Exception):  # noqa: N818  it is no error
+    """Ctrl-C or SIGTERM."""
+
+
+@contextmanager
+def _stop_signals() -> Iterator[None]:
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        raise _StopRequested
+
+    previous = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def serve_forever(
+    repository: Path,
+    *,
+    grpc_port: int = 8001,
+    http_port: int = 8000,
+    metrics_port: int = 8002,
+    host: str = "127.0.0.1",
+    extra_args: Sequence[str] = (),
+) -> int:
+    """Run a server in the foreground until Ctrl-C or SIGTERM; its log passes through to standard error.
+
+    Returns:
+        Exit status: 0 after a requested stop, else the server's own (128 + signal number for a signal).
+
+    Raises:
+        ServerError: as `find_server`, `TritonServer.start` and `TritonServer.wait_ready`.
+
+    """
+    install = find_server()
+    say(f"starting {install.executable} (from {install.origin})")
+    server = TritonServer(
+        repository,
+        install=install,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        host=host,
+        extra_args=extra_args,
+        log=sys.stderr,
+    )
+    try:
+        with _stop_signals():
+            server.start()
+            server.wait_ready(math.inf)  # a repository of many lines takes what it takes
+            _say_ready(server)
+            status = server.wait()
+    except _StopRequested:
+        say("stopping tritonserver: requests in flight are finished first")
+        return 0
+    finally:
+        server.stop()
+    say(f"tritonserver ended by itself with status {status}; its log above says why")
+    return status if status >= 0 else 128 - status
+
+
+def _say_ready(server: TritonServer) -> None:
+    ready = server.ready_models()
+    lines = [name for name in ready if pixels(name) in ready]
+    for name, reason in server.unready_models().items():
+        say(f"not served: {name} ({reason})")
+    say(f"ready: {', '.join(lines) or 'no line yet'}")
+    say(f"gRPC {server.grpc_url}  HTTP {server.http_url}  metrics {server.metrics_url}")

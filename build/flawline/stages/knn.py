@@ -1,0 +1,73 @@
+"""Nearest neighbours in a memory bank, by FAISS."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from flawline.errors import ArtefactError
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a bank says of patches [P]: how far its nearest entry is, and how alone that entry stands.
+
+    `distance` is Euclidean, in feature units, >= 0. `crowding` is r of ExDD section C5, in (0, 1]:
+    exp(d / sqrt(D)) over the sum of exp(d_m / sqrt(D)) for the entries m next to the nearest one.
+    """
+
+    distance: Floats
+    crowding: Floats
+
+
+class BankIndex:
+    """A memory bank ready to be asked: entries FP32 [N, D] and, for each, the rows of its next entries."""
+
+    def __init__(self, vectors: Floats, neighbours: NDArray[np.int64], *, threads: int) -> None:
+        """Index `vectors` [N, D] with `neighbours` [N, k]; `threads` bounds FAISS in this process."""
+        faiss.omp_set_num_threads(threads)
+        self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self.neighbours = neighbours
+        self._index = faiss.IndexFlatL2(self.vectors.shape[1])
+        self._index.add(self.vectors)
+
+    @classmethod
+    def load(cls, path: Path, *, threads: int) -> "BankIndex":
+        """Read a bank that a build wrote. Raises ArtefactError naming the file if it is damaged."""
+        try:
+            tensors = load_file(path)
+            return cls(tensors["vectors"], tensors["neighbours"], threads=threads)
+        except (OSError, KeyError, SafetensorError) as error:
+            msg = f"{path}: the memory bank cannot be read ({error}); build or roll back the line"
+            raise ArtefactError(msg) from error
+
+    @property
+    def dimensions(self) -> int:
+        """Length D of a patch feature."""
+        return int(self.vectors.shape[1])
+
+    def search(self, features: Floats) -> Neighbours:
+        """Ask for patches FP32 [P, D]."""
+        squared, rows = self._index.search(np.ascontiguousarray(features), 1)
+        distance = np.sqrt(np.maximum(squared[:, 0], 0.0))
+        around = self.vectors[self.neighbours[rows[:, 0]]]
+        further = np.linalg.norm(features[:, None, :] - around, axis=2)
+        return Neighbours(distance, crowding(distance, further, self.dimensions))
+
+
+def crowding(distance: Floats, further: Floats, dimensions: int) -> Floats:
+    """Neighbourhood term r [P] from the nearest distance [P] and those to the next entries [P, k].
+
+    ExDD section C5; divided through by the numerator so that no exponential overflows.
+    """
+    if further.shape[1] == 0:  # a bank of one entry has no neighbourhood
+        return np.zeros_like(distance)
+    return np.asarray(
+        1.0 / np.exp((further - distance[:, None]) / np.sqrt(dimensions)).sum(axis=1), dtype=np.float32
+    )

@@ -1,0 +1,68 @@
+"""A whole line in one process: graph, banks, ratio, verdict. The `fused` assembly, and what parity compares."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from flawline.repository.manifest import verify
+from flawline.stages.graph import load_graph
+from flawline.stages.knn import BankIndex, Floats, Neighbours
+from flawline.stages.picture import Geometry, Pixels, letterbox
+from flawline.stages.postprocess import LineSettings, Verdict, judge
+from flawline.stages.ratio import ratio_map
+
+NEGATIVE = "bank_negative.safetensors"
+POSITIVE = "bank_positive.safetensors"
+
+
+def score_patches(
+    negative: Neighbours, positive: Neighbours | None, geometry: Geometry, settings: LineSettings
+) -> tuple[Floats, float]:
+    """Ratio map and raw score of one picture from the banks' answers for its P = g * g patches."""
+    side = int(np.sqrt(len(negative.distance)))
+    return ratio_map(
+        negative, positive, geometry.patch_mask(side, side), settings.image_score, settings.positive_weight
+    )
+
+
+class ServedLine:
+    """A published artefact, loaded and verified. Uses `threads` CPU threads."""
+
+    def __init__(self, folder: Path, *, threads: int, target: str | None = None) -> None:
+        """Load from a version folder, with the graph for `target` (default: the one it was compiled for).
+
+        Raises ArtefactError naming what is damaged.
+        """
+        self.manifest = verify(folder)
+        self.size = self.manifest.size
+        self.graph = load_graph(folder, target or self.manifest.target, threads=threads)
+        self.negative = BankIndex.load(folder / NEGATIVE, threads=threads)
+        positive = folder / POSITIVE
+        self.positive = BankIndex.load(positive, threads=threads) if positive.is_file() else None
+        blank = np.zeros((1, self.size, self.size, 3), dtype=np.uint8)
+        outputs = self.graph.run(blank)  # warms up as well
+        self.settings = LineSettings.from_array(cast(Floats, outputs["SETTINGS"][0]))
+        self.calibration = cast(Floats, outputs["CALIBRATION"][0])
+
+    def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
+        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph and one of each bank."""
+        squares, geometries = zip(*(letterbox(pixels, self.size) for pixels in pictures), strict=True)
+        embedding = cast(Floats, self.graph.run(np.stack(squares))["EMBEDDING"])
+        negative = search_batch(self.negative, embedding)
+        positive = search_batch(self.positive, embedding) if self.positive else [None] * len(pictures)
+        verdicts = []
+        for near, defect, geometry in zip(negative, positive, geometries, strict=True):
+            patch_map, score = score_patches(near, defect, geometry, self.settings)
+            verdicts.append(judge(patch_map, score, geometry, self.settings, self.calibration))
+        return verdicts
+
+
+def search_batch(index: BankIndex, embedding: Floats) -> list[Neighbours]:
+    """Ask one bank for FP32 [B, P, D] in a single search; one answer per picture."""
+    batch, patches, dimensions = embedding.shape
+    found = index.search(embedding.reshape(batch * patches, dimensions))
+    distances = found.distance.reshape(batch, patches)
+    crowdings = found.crowding.reshape(batch, patches)
+    return [Neighbours(d, c) for d, c in zip(distances, crowdings, strict=True)]

@@ -1,0 +1,69 @@
+"""Cracks, scratches, pits and stains: the thin and faint defects that pasting and blending do not make."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from flawline.stages.picture import Pixels
+from flawline.synthesis.base import MIN_PIXELS, compose, is_grey, to_pixels, until_visible
+from flawline.synthesis.shapes import Canvas, Coverage, crack, pits, scratch, stain
+from flawline.synthesis.visibility import Mask, bounding_box, neighbourhood, texture_deviation, unit
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How often a shape is drawn and how it is toned; ranges are drawn from uniformly."""
+
+    draw: Callable[[Canvas, np.random.Generator], Coverage]
+    share: float
+    contrast: tuple[float, float]  # change of tone in deviations of the texture, on a log scale
+    cover: tuple[float, float]  # how much of the texture beneath it hides, 0..1
+    dark: float  # chance of being darker than the surface
+
+
+_KINDS = (
+    _Kind(crack, share=0.4, contrast=(2.5, 9), cover=(0.3, 0.9), dark=0.85),
+    _Kind(scratch, share=0.2, contrast=(2.5, 8), cover=(0.2, 0.8), dark=0.5),
+    _Kind(pits, share=0.25, contrast=(2.5, 9), cover=(0.4, 0.95), dark=0.85),
+    _Kind(stain, share=0.15, contrast=(1, 4), cover=(0, 0.4), dark=0.6),
+)
+
+
+class Strokes:
+    """Draws one crack, scratch, group of pits or stain, faint to clear.
+
+    Contrast is measured in deviations of the picture's own fine texture, because a change that is plain on a
+    smooth surface drowns on a rough one. The defect keeps a share of the texture beneath it.
+    """
+
+    name = "strokes"
+
+    def __init__(self, min_pixels: int = MIN_PIXELS) -> None:
+        self.min_pixels = min_pixels
+
+    def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        """See `Synthesizer`."""
+        return until_visible(self._draw, picture, rng, self.min_pixels)
+
+    def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        kind = _KINDS[rng.choice(len(_KINDS), p=[kind.share for kind in _KINDS])]
+        canvas = Canvas(picture.shape[0], picture.shape[1], unit(picture))
+        coverage = kind.draw(canvas, rng)
+        mask = coverage > 0
+        if not mask.any():  # it began on the border and led out
+            return picture, mask
+        box = bounding_box(mask)
+        deviation = np.clip(texture_deviation(picture), 5, 30)
+        tone = deviation * np.exp(rng.uniform(*np.log(kind.contrast)))
+        tint = np.ones(3) if is_grey(picture) else rng.uniform(0.7, 1.3, 3)
+        change = (tone * tint * (-1 if rng.random() < kind.dark else 1)).astype(np.float32)
+        hidden = np.float32(rng.uniform(*kind.cover))
+        values = picture[box].astype(np.float32)
+        side = neighbourhood(picture)
+        smooth = cv2.blur(values, (side, side))
+        values += coverage[box][:, :, None] * (hidden * (smooth - values) + change)
+        altered = picture.copy()
+        altered[box] = to_pixels(values)
+        return compose(picture, altered, mask)

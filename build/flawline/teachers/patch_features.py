@@ -1,0 +1,40 @@
+"""Patch features of PatchCore and ExDD: what the memory banks hold."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PatchFeatures(nn.Module):
+    """One vector per patch from the feature maps of a teacher.
+
+    Every map is averaged over 3x3 neighbourhoods, brought to the finest grid and concatenated over channels,
+    so D is the sum of all C_k and P = rows x columns of the finest map, row by row.
+
+    Two ways: PatchCore's, padded pooling (border neighbourhoods average only what exists) and bilinear
+    resizing; or, with `faithful_pooling`, that of ExDD's authors: pooling without padding, then adaptive
+    average pooling to the finest grid.
+    """
+
+    def __init__(self, *, faithful_pooling: bool = False, scales: Sequence[float] | None = None) -> None:
+        """Take `scales`, one factor per layer, to make layers weigh as wanted in distances (default: as is)."""
+        super().__init__()
+        self.faithful_pooling = faithful_pooling
+        self.scales = None if scales is None else tuple(scales)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Turn FP32 [B, C_k, H_k, W_k] maps, finest first, into FP32 [B, P, D]."""
+        grid = (maps[0].shape[2], maps[0].shape[3])
+        scales = self.scales or (1.0,) * len(maps)
+        parts = [self._pooled(part, grid) * scale for part, scale in zip(maps, scales, strict=True)]
+        return torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+
+    def _pooled(self, part: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.faithful_pooling:
+            return F.adaptive_avg_pool2d(F.avg_pool2d(part, 3, stride=1), grid)
+        mean = F.avg_pool2d(part, 3, stride=1, padding=1, count_include_pad=False)
+        if part.shape[2:] == grid:
+            return mean
+        return F.interpolate(mean, size=grid, mode="bilinear", align_corners=False)

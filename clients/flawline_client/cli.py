@@ -1,0 +1,180 @@
+"""The command `flawline inspect`; `python -m flawline_client` where only the client is installed."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+from rich.table import Table
+from rich.text import Text
+
+from flawline_client.client import InspectionClient
+from flawline_client.inspection import Inspection, InspectionError
+from flawline_client.overlay import save_overlay
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+PICTURE_FAILED = 1
+MISUSED_OR_UNREACHABLE = 2
+
+_errors = Console(stderr=True)
+
+
+def inspect_command(
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE", exists=True, help="Pictures, and folders to search for pictures."),
+    ],
+    line: Annotated[str, typer.Option(metavar="NAME", help="Line that judges the pictures.")],
+    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.")] = "127.0.0.1:8001",
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", file_okay=False, help="Write each picture there with its findings drawn."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per picture.")] = False,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one picture may take.")] = 10.0,
+) -> None:
+    """Ask a served line which pictures show a defect, and where.
+
+    Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
+    """
+    pictures = find_pictures(images, overlay)
+    if not pictures:
+        _leave(
+            f"no picture in {', '.join(map(str, images))}; name pictures or a folder with {' '.join(SUFFIXES)}"
+        )
+    targets = (
+        overlay_targets([below for _, below in pictures], overlay) if overlay else [None] * len(pictures)
+    )
+    table = _table()
+    defects = failed = 0
+    with (
+        InspectionClient(url, timeout=timeout) as client,
+        _progress(hidden=as_json and sys.stdout.isatty()) as progress,
+    ):
+        _check_line(client, line, url)
+        answers = client.inspect_many(line, (path for path, _ in pictures))
+        tracked = progress.track(answers, total=len(pictures), description="Inspecting")
+        for (path, _), target, answer in zip(pictures, targets, tracked, strict=True):
+            if isinstance(answer, InspectionError):
+                failed += 1
+            else:
+                defects += answer.is_defect
+                if target is not None:
+                    _draw(answer, path, target)
+            if as_json:
+                drawn = {"overlay": str(target)} if target and isinstance(answer, Inspection) else {}
+                typer.echo(json.dumps({"line": line, **answer.to_json(), **drawn}))
+            else:
+                table.add_row(*_row(answer))
+    if not as_json:
+        table.caption = f"{len(pictures)} on {line}: {defects} defective, {failed} failed"
+        Console().print(table)
+    if failed:
+        raise typer.Exit(PICTURE_FAILED)
+
+
+def main() -> None:
+    """Run `inspect_command` as a program of its own."""
+    typer.run(inspect_command)
+
+
+def find_pictures(arguments: Iterable[Path], excluded: Path | None = None) -> list[tuple[Path, Path]]:
+    """Files among the arguments, and pictures in and below the folders among them, by name.
+
+    Hidden files and what lies in the folder `excluded` are left out of a search. Each comes with its path
+    below the folder it was found in.
+    """
+    found = []
+    for argument in arguments:
+        if argument.is_dir():
+            found += [
+                (path, path.relative_to(argument))
+                for path in sorted(argument.rglob("*"))
+                if path.suffix.lower() in SUFFIXES
+                and not path.name.startswith(".")
+                and (excluded is None or excluded.absolute() not in path.absolute().parents)
+            ]
+        else:
+            found.append((argument, Path(argument.name)))
+    return found
+
+
+def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
+    """One PNG below `folder` for each name; equal names are numbered."""
+    targets: list[Path] = []
+    taken = set()
+    for name in names:
+        target, number = folder / name.with_suffix(".png"), 1
+        while target in taken:
+            number += 1
+            target = folder / name.with_name(f"{name.stem}-{number}.png")
+        taken.add(target)
+        targets.append(target)
+    return targets
+
+
+def _check_line(client: InspectionClient, line: str, url: str) -> None:
+    if client.is_ready(line):
+        return
+    try:
+        lines = client.lines()
+    except InspectionError as error:
+        _leave(error.message)
+    if line not in lines:
+        _leave(
+            f"the server at {url} has no line '{line}'; it has {', '.join(lines) or 'none: build one first'}"
+        )
+
+
+def _draw(answer: Inspection, picture: Path, target: Path) -> None:
+    try:
+        save_overlay(answer, picture, target)
+    except OSError as error:
+        _leave(
+            f"{target}: the overlay of {picture} cannot be written ({error}); choose another --overlay folder"
+        )
+
+
+def _table() -> Table:
+    table = Table()
+    table.add_column("file", overflow="fold")
+    table.add_column("decision")
+    for figure in ("score", "p-value", "boxes", "ms"):
+        table.add_column(figure, justify="right")
+    return table
+
+
+def _row(answer: Inspection | InspectionError) -> Sequence[Text]:
+    if isinstance(answer, InspectionError):
+        return Text(answer.message, "red"), Text("failed", "bold yellow")
+    decision = Text("DEFECT", "bold red") if answer.is_defect else Text("good", "green")
+    figures = (
+        f"{answer.score:.4g}",
+        f"{answer.p_value:.2g}",
+        f"{len(answer.boxes)}",
+        f"{answer.latency_ms:.0f}",
+    )
+    return Text(answer.source), decision, *map(Text, figures)
+
+
+def _progress(*, hidden: bool) -> Progress:
+    """Bar on standard error; rich would otherwise catch standard output and print it there too."""
+    return Progress(
+        *Progress.get_default_columns(),
+        MofNCompleteColumn(),
+        console=_errors,
+        transient=True,
+        redirect_stdout=False,
+        disable=hidden or not _errors.is_terminal,
+    )
+
+
+def _leave(message: str) -> NoReturn:
+    _errors.print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(MISUSED_OR_UNREACHABLE)

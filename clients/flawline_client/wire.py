@@ -1,0 +1,159 @@
+"""A picture as the server's tensors, its answer as an `Inspection`, its refusal as an `InspectionError`."""
+
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferInput, InferResult
+from tritonclient.utils import InferenceServerException
+
+from flawline_client.inspection import (
+    Inspection,
+    InspectionError,
+    LineNotFound,
+    PictureRejected,
+    ServerUnavailable,
+)
+
+Picture = bytes | str | Path | NDArray[np.uint8]
+"""A picture file's content, its path, or pixels [H, W, 3] in RGB order."""
+
+_NOT_LOADED = "has no available versions"
+
+
+def name_of(image: Picture, index: int | None = None) -> str:
+    """Name a picture for answers and messages: its path, or `picture` and its place among many."""
+    if isinstance(image, str | Path):
+        return str(image)
+    return "picture" if index is None else f"picture {index}"
+
+
+def pixels_model(line: str) -> str:
+    """Name the model that takes the line's raw pixels; a fused line takes them itself."""
+    return line if line.endswith("_fused") else f"{line}_pixels"
+
+
+def line_names(models: Iterable[str]) -> list[str]:
+    """Tell the lines among a server's models: they have a second front door for pixels."""
+    names = set(models)
+    return sorted(name for name in names if f"{name}_pixels" in names)
+
+
+def image_input(content: bytes) -> InferInput:
+    """BYTES [1, 1] tensor `IMAGE` with a picture file's content."""
+    return InferInput("IMAGE", [1, 1], "BYTES").set_data_from_numpy(np.array([[content]], dtype=np.object_))
+
+
+def pixels_input(pixels: NDArray[np.uint8]) -> InferInput:
+    """UINT8 [1, H, W, 3] tensor `PIXELS`, without its data yet."""
+    return InferInput("PIXELS", [1, *pixels.shape], "UINT8")
+
+
+def checked_pixels(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
+    """Return the array itself if it is UINT8 [H, W, 3] and not empty, else raise PictureRejected."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        msg = (
+            f"{source}: the array is {image.dtype} {list(image.shape)}; "
+            "send uint8 [height, width, 3] in RGB order"
+        )
+        raise PictureRejected(msg, "INVALID_ARGUMENT", source)
+    return image
+
+
+def unreadable(error: OSError, source: str) -> PictureRejected:
+    """Make the error for a file that cannot be read."""
+    msg = f"{source}: the file cannot be read ({error.strerror}); check its path and permissions"
+    return PictureRejected(msg, "INVALID_ARGUMENT", source)
+
+
+def read_inspection(result: InferResult, line: str, source: str, started: float) -> Inspection:
+    """Read the answer to one picture, asked at `started` on the monotonic clock.
+
+    Raises InspectionError when a tensor is missing, as from a model that is no line.
+    """
+    names = ("SCORE", "P_VALUE", "IS_DEFECT", "ANOMALY_MAP", "MASK", "BOXES")
+    tensors = {name: result.as_numpy(name) for name in names}
+    missing = [name for name, tensor in tensors.items() if tensor is None]
+    if missing:
+        msg = f"{source}: the answer of '{line}' lacks {', '.join(missing)}; publish the line again"
+        raise InspectionError(msg, "INTERNAL", source)
+    boxes = tensors["BOXES"][0]
+    return Inspection(
+        line=line,
+        source=source,
+        score=float(tensors["SCORE"].item()),
+        p_value=float(tensors["P_VALUE"].item()),
+        is_defect=bool(tensors["IS_DEFECT"].item()),
+        anomaly_map=tensors["ANOMALY_MAP"][0],
+        mask=tensors["MASK"][0],
+        boxes=boxes[boxes[:, 2] >= 0],  # unused rows are -1
+        latency_ms=(time.monotonic() - started) * 1000,
+    )
+
+
+def status_name(error: InferenceServerException) -> str:
+    """`UNAVAILABLE` of `StatusCode.UNAVAILABLE`; errors that tritonclient itself raises carry none.
+
+    A model that the server knows but has not loaded, as while it stops, is UNAVAILABLE too: Triton says
+    NOT_FOUND to that as to a model it has never heard of.
+    """
+    if _NOT_LOADED in (error.message() or ""):
+        return "UNAVAILABLE"
+    return str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
+
+
+def to_inspection_error(
+    error: InferenceServerException, url: str, timeout: float, line: str = "", source: str = ""
+) -> InspectionError:
+    """Say what the server's status means for the caller and what helps.
+
+    Args:
+        error: what tritonclient raised.
+        url: address of the server.
+        timeout: seconds that were allowed for the answer.
+        line: line that was asked, if any.
+        source: name of the picture, if any.
+
+    """
+    code, reason = status_name(error), _reason(error)
+    about = f"{source}: " if source else ""
+    if code == "NOT_FOUND" or reason.startswith("unexpected inference input"):
+        msg = (
+            f"{about}the server at {url} has no line '{line}' ({reason}); publish it with "
+            "`flawline build`, or choose one that is there"
+        )
+        return LineNotFound(msg, "NOT_FOUND", source)
+    if code == "INVALID_ARGUMENT":
+        msg = f"{about}line '{line}' at {url} rejects the picture: {reason}"
+        return PictureRejected(msg, code, source)
+    if _NOT_LOADED in reason:
+        msg = (
+            f"{about}line '{line}' at {url} is not loaded; wait until it is, or look into the server's log "
+            "for what keeps it from loading"
+        )
+        return ServerUnavailable(msg, code, source)
+    if code == "UNAVAILABLE":
+        msg = (
+            f"{about}the server at {url} is not available ({reason}); start it with `flawline serve`, "
+            "wait until it is ready, or correct the address of its gRPC port"
+        )
+        return ServerUnavailable(msg, code, source)
+    if code == "DEADLINE_EXCEEDED":
+        msg = (
+            f"{about}the server at {url} gave no answer within {timeout:g} s; allow more time, "
+            "or send fewer pictures at once"
+        )
+        return ServerUnavailable(msg, code, source)
+    asked = f" on line '{line}'" if line else ""
+    msg = f"{about}the server at {url} failed{asked} with {code}: {reason}; its log tells more"
+    return InspectionError(msg, code, source)
+
+
+def _reason(error: InferenceServerException) -> str:
+    """Take the first line of the server's words, without the request and ensemble it speaks of."""
+    first_line = (error.message() or "no reason given").strip().partition("\n")[0]
+    return re.sub(r"^(\[request id: [^\]]*\] |in ensemble '[^']*', )+", "", first_line)

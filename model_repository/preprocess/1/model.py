@@ -1,0 +1,37 @@
+"""Shared stage: an encoded or raw picture becomes the model square. One process for all lines.
+
+Lines differ in the size of their square: each has an output of its own, and a line's ensemble maps the one it
+needs. Only outputs that are asked for are made.
+"""
+
+import numpy as np
+
+from flawline.errors import PictureError
+from flawline.stages import triton
+from flawline.stages.decoding import Decoder
+from flawline.stages.picture import letterbox
+
+
+class TritonPythonModel:
+    """IMAGE BYTES [1] or PIXELS UINT8 [H, W, 3] -> PICTURE_<S> UINT8 [S, S, 3] and GEOMETRY INT32 [2]."""
+
+    def initialize(self, args):
+        self.decoder = Decoder(triton.threads(args))
+
+    def execute(self, requests):
+        pictures = self.decoder.read(requests)
+        return [self.respond(*pair) for pair in zip(requests, pictures, strict=True)]
+
+    def respond(self, request, pictures):
+        if isinstance(pictures, PictureError):
+            return triton.refuse(str(pictures))
+        wanted = request.requested_output_names()
+        sizes = [int(name.removeprefix("PICTURE_")) for name in wanted if name.startswith("PICTURE_")]
+        outputs = {
+            f"PICTURE_{size}": np.stack([letterbox(pixels, size)[0] for pixels in pictures]) for size in sizes
+        }
+        geometry = np.array([(p.shape[1], p.shape[0]) for p in pictures], dtype=np.int32)
+        return triton.answer(**outputs, GEOMETRY=geometry)
+
+    def finalize(self):
+        self.decoder.close()

@@ -1,0 +1,70 @@
+import socket
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from flawline_client.cli import find_pictures, inspect_command, overlay_targets
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    for name in ("b.PNG", "a.jpg", "notes.txt", ".a.jpg", "deep/er/c.tiff", "out/old.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def ask(*arguments: object):
+    app = typer.Typer()
+    app.command()(inspect_command)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_folders_are_searched_and_files_taken_as_they_are(folder):
+    found = find_pictures([folder, folder / "notes.txt"], excluded=folder / "out")
+    assert [below for _, below in found] == [
+        Path("a.jpg"),
+        Path("b.PNG"),
+        Path("deep/er/c.tiff"),
+        Path("notes.txt"),
+    ]
+    assert all(path.is_file() for path, _ in found)
+
+
+def test_overlays_keep_the_folders_and_never_share_a_name():
+    names = [Path("x/a.jpg"), Path("x/a.bmp"), Path("y/a.jpg"), Path("x/a-2.png")]
+    targets = overlay_targets(names, Path("out"))
+    assert targets == [
+        Path("out/x/a.png"),
+        Path("out/x/a-2.png"),
+        Path("out/y/a.png"),
+        Path("out/x/a-2-2.png"),
+    ]
+
+
+def test_a_missing_picture_is_wrong_usage(tmp_path):
+    done = ask("--line", "bolts", tmp_path / "gone.png")
+    assert done.exit_code == 2
+    assert "gone.png" in done.stderr.replace("\n", "")
+
+
+def test_a_folder_without_pictures_is_wrong_usage(tmp_path):
+    done = ask("--line", "bolts", tmp_path)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"no picture in {tmp_path}")
+
+
+def test_no_server_is_told_with_its_address(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    with socket.socket() as taken:  # bound but not listening: nothing will ever answer there
+        taken.bind(("127.0.0.1", 0))
+        url = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = ask("--line", "bolts", "--url", url, tmp_path)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert f"the server at {url} is not available" in done.stderr
+    assert "flawline serve" in done.stderr

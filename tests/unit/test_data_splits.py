@@ -1,0 +1,138 @@
+"""split.csv, seeded splits, and what `load_dataset` says about specs and folders it cannot use."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flawline.data import GOOD, Sample, load_dataset
+from flawline.data.files import class_name
+from flawline.data.splits import read_split, split_by_group, write_split
+from flawline.errors import DataError
+
+HEADER = "image,mask,class,group,split\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Four pictures and one mask, without a layout of their own."""
+    for name in ("a.png", "b.png", "c.png", "d.png", "d_mask.png"):
+        Image.fromarray(np.full((16, 16), 255, dtype=np.uint8)).save(tmp_path / name)
+    return tmp_path
+
+
+def write(root: Path, rows: str, header: str = HEADER) -> None:
+    (root / "split.csv").write_text(header + rows, encoding="utf-8-sig")
+
+
+class TestSplitFile:
+    @pytest.mark.parametrize("layout", ["folder", "mvtec_ad", "visa", "kolektorsdd2", "magnetic_tile"])
+    def test_wins_in_every_layout(self, root: Path, layout: str) -> None:
+        write(root, "a.png,,Free,1,train\nb.png,d_mask.png,OK,2,test\nd.png,d_mask.png,hole,3,test\n")
+        dataset = load_dataset(f"{layout}:{root}")
+        assert dataset.samples == (
+            Sample(root / "a.png", GOOD, None, "1", "train"),
+            Sample(root / "b.png", GOOD, None, "2", "test"),
+            Sample(root / "d.png", "hole", root / "d_mask.png", "3", "test"),
+        )
+
+    def test_is_given_back_as_written(self, root: Path) -> None:
+        samples = (
+            Sample(root / "a.png", GOOD, None, "x, y", "train"),
+            Sample(root / "d.png", 'a "hole"', root / "d_mask.png", "3", "test"),
+        )
+        write_split(root, samples)
+        assert read_split(root) == samples
+
+    def test_a_picture_without_group_stands_alone(self, root: Path) -> None:
+        write(root, "a.png,,good,,train\nb.png,,good,,test\n")
+        assert [s.group for s in read_split(root)] == ["a.png", "b.png"]
+
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("e.png,,good,1,train", r"line 3: .*e\.png does not exist"),
+            ("d.png,e_mask.png,hole,1,train", r"line 3: .*e_mask\.png does not exist"),
+            ("b.png,,good,1,val", "line 3: split is 'val'; write train or test"),
+            ("b.png,,,1,train", "line 3: image or class is empty"),
+            ("../b.png,,good,1,train", r"line 3: \.\./b\.png lies outside"),
+            ("a.png,,good,1,train", r"line 3: a\.png is listed twice"),
+            ("b.png,,good", "line 3: split is ''"),
+        ],
+    )
+    def test_names_the_line_that_is_wrong(self, root: Path, row: str, message: str) -> None:
+        write(root, f"a.png,,good,1,train\n{row}\n")
+        with pytest.raises(DataError, match=message):
+            load_dataset(f"folder:{root}")
+
+    def test_names_a_missing_column(self, root: Path) -> None:
+        write(root, "a.png,good\n", header="image,class\n")
+        with pytest.raises(DataError, match="no column mask, group, split"):
+            load_dataset(f"folder:{root}")
+
+    def test_refuses_a_group_on_both_sides(self, root: Path) -> None:
+        write(root, "a.png,,good,tile 7,train\nb.png,,good,tile 7,test\n")
+        with pytest.raises(DataError, match=r"group 'tile 7' lies in train and in test"):
+            load_dataset(f"folder:{root}")
+
+    def test_refuses_a_train_split_without_normals(self, root: Path) -> None:
+        write(root, "a.png,,good,1,test\nd.png,d_mask.png,hole,2,train\n")
+        with pytest.raises(DataError, match="no normal pictures to train on"):
+            load_dataset(f"folder:{root}")
+
+
+def drawn(classes_of_groups: list[list[str]], seed: int = 0) -> tuple[Sample, ...]:
+    samples = [
+        Sample(Path(f"{group}-{index}.png"), name, None, f"g{group}", "test")
+        for group, names in enumerate(classes_of_groups)
+        for index, name in enumerate(names)
+    ]
+    return split_by_group(samples, seed)
+
+
+class TestSplitByGroup:
+    def test_shares_count_pictures_and_groups_stay_whole(self) -> None:
+        samples = drawn([[GOOD] * (1 + group % 5) for group in range(60)] + [["dent"] * 2] * 20)
+        counts = Counter((s.defect_class, s.split) for s in samples)
+        assert counts[GOOD, "train"] == 108  # of 180
+        assert counts["dent", "train"] == 8  # of 40
+        assert all(len({s.split for s in samples if s.group == f"g{group}"}) == 1 for group in range(80))
+
+    def test_a_group_with_a_defect_counts_as_that_defect(self) -> None:
+        samples = drawn([[GOOD]] * 10 + [[GOOD, "dent"]] * 10)
+        mixed = [s.split for s in samples if s.defect_class == "dent"]
+        assert (mixed.count("train"), mixed.count("test")) == (2, 8)
+
+    def test_two_normal_pictures_are_one_on_each_side(self) -> None:
+        assert sorted(s.split for s in drawn([[GOOD], [GOOD]])) == ["test", "train"]
+
+    def test_is_decided_by_the_seed_alone(self) -> None:
+        assert drawn([[GOOD]] * 20, seed=3) == drawn([[GOOD]] * 20, seed=3)
+        assert drawn([[GOOD]] * 20, seed=3) != drawn([[GOOD]] * 20, seed=4)
+
+
+@pytest.mark.parametrize("name", ["good", "OK", " Normal ", "free", "defect-free", "No Defect"])
+def test_names_for_normal(name: str) -> None:
+    assert class_name(name) == GOOD
+
+
+def test_other_names_stay() -> None:
+    assert class_name(" Poke ") == "Poke"
+
+
+class TestSpec:
+    @pytest.mark.parametrize("spec", ["mvtec:/data", "/data/mine", "folder", "folder:", ""])
+    def test_unknown_layout_lists_the_known_ones(self, spec: str) -> None:
+        with pytest.raises(DataError, match=r"write LAYOUT:PATH.*surfaces, folder, mvtec_ad.*magnetic_tile"):
+            load_dataset(spec)
+
+    def test_missing_path_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=r"nowhere is not a folder"):
+            load_dataset(f"folder:{tmp_path / 'nowhere'}")
+
+    @pytest.mark.parametrize("layout", ["folder", "kolektorsdd", "magnetic_tile"])
+    def test_empty_folder_is_named(self, tmp_path: Path, layout: str) -> None:
+        with pytest.raises(DataError, match=f"{tmp_path.name} holds no pictures where layout {layout}"):
+            load_dataset(f"{layout}:{tmp_path}")
