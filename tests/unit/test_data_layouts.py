@@ -89,6 +89,10 @@ class TestFolder:
         assert counted(dataset) == {("train", GOOD): 2, ("test", GOOD): 1, ("test", "dent"): 1}
         assert masked_pixels(dataset, "test/defect_dent/1.png") == 40
 
+    def test_hidden_files_are_no_pictures(self, own_folder: Path) -> None:
+        (own_folder / "good/._01.png").write_bytes(b"what a Mac leaves behind")
+        assert len(load_dataset(f"folder:{own_folder}").samples) == 30
+
     def test_names_the_first_missing_mask(self, own_folder: Path) -> None:
         (own_folder / "masks/defect_scratch/04.png").unlink()
         (own_folder / "masks/defect_scratch/07.png").unlink()
@@ -229,9 +233,9 @@ class TestKolektor:
 
 
 def tile(path: Path, seed: int, exposure: float) -> Path:
-    """One tile by seed, seen at an exposure and in light that falls off to one side."""
-    coarse = np.random.default_rng(seed).uniform(60, 190, (24, 24))
-    surface = np.kron(coarse, np.ones((4, 4))) * exposure * np.linspace(0.8, 1.1, 96)
+    """One tile by seed, seen at an exposure, in light whose fall-off outweighs what tells tiles apart."""
+    coarse = np.random.default_rng(seed).uniform(90, 130, (24, 24))
+    surface = np.kron(coarse, np.ones((4, 4))) * exposure * np.linspace(0.3, 1.5, 96)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(surface, 0, 255).astype(np.uint8)).save(path, quality=90)
     return path

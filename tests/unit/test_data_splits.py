@@ -101,8 +101,8 @@ class TestSplitByGroup:
         assert all(len({s.split for s in samples if s.group == f"g{group}"}) == 1 for group in range(80))
 
     def test_a_group_with_a_defect_counts_as_that_defect(self) -> None:
-        samples = drawn([[GOOD]] * 10 + [[GOOD, "dent"]] * 10)
-        mixed = [s.split for s in samples if s.defect_class == "dent"]
+        samples = drawn([[GOOD]] * 10 + [[GOOD, "scratch"]] * 10)
+        mixed = [s.split for s in samples if s.defect_class == "scratch"]
         assert (mixed.count("train"), mixed.count("test")) == (2, 8)
 
     def test_two_normal_pictures_are_one_on_each_side(self) -> None:

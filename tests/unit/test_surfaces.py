@@ -100,6 +100,24 @@ def test_a_missing_thread_lies_along_a_thread() -> None:
         long, short = sorted((np.ptp(rows) + 1, np.ptp(columns) + 1), reverse=True)
         assert long >= 25
         assert 5 <= short <= 16
+        grey, lying = pixels.mean(axis=2), mask
+        if np.ptp(rows) > np.ptp(columns):
+            grey, lying = grey.T, mask.T
+        along = np.flatnonzero(lying.sum(axis=0) >= 5)
+        top, bottom = np.argmax(lying, axis=0)[along], 255 - np.argmax(lying[::-1], axis=0)[along]
+        middle = grey[(top + bottom) // 2, along].mean()
+        assert middle > 1.05 * max(
+            grey[top, along].mean(), grey[bottom, along].mean()
+        )  # gaps lie on both sides
+
+
+def test_the_mask_is_the_blend_weight_above_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    monkeypatch.setitem(DEFECTS, "ramp", lambda pixels, *_: (ramp, np.zeros_like(pixels)))
+    pixels = np.full((64, 64, 3), 0.5, dtype=np.float32)
+    flawed, mask = plant_defect(pixels, "ramp", np.random.default_rng(0), 0.5, 1.0)
+    np.testing.assert_array_equal(mask, ramp > 0.3)
+    np.testing.assert_allclose(flawed[:, :, 0], 0.5 * (1 - ramp), atol=1e-6)
 
 
 def test_unknown_names_are_answered_with_the_known_ones() -> None:
@@ -149,7 +167,19 @@ class TestLine:
         assert len({s.group for s in dataset.samples}) == len(dataset.samples)
         for sample in dataset.samples:
             assert sample.read_image().shape == (96, 128, 3)
-            assert sample.read_mask(96, 128).any() == sample.is_defect
+            marked = sample.read_mask(96, 128).mean()
+            assert 0 < marked < 0.25 if sample.is_defect else marked == 0
+        assert len({s.image.read_bytes() for s in dataset.samples}) == len(dataset.samples)
+
+    def test_pictures_share_the_colour_that_the_seed_gives_the_line(self) -> None:
+        def tints(seed: int) -> np.ndarray:
+            _, samples = load(replace(SMALL, seed=seed, test_defects=0, train_defects=0))
+            means = np.array([sample.read_image().mean(axis=(0, 1)) for sample in samples])
+            return means / means.sum(axis=1, keepdims=True)
+
+        lines = [tints(seed) for seed in range(6)]
+        assert max(np.ptp(tint, axis=0).max() for tint in lines) < 0.005
+        assert np.ptp([tint.mean(axis=0) for tint in lines], axis=0).max() > 0.03
 
     def test_a_thread_is_missing_only_from_cloth(self) -> None:
         assert "missing_thread" in defect_kinds("woven")

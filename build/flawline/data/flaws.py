@@ -26,7 +26,7 @@ def plant_defect(
     """Plant one defect at a random place.
 
     Args:
-        pixels: float32 [H, W, 3], RGB in [0, 1]; left as it is.
+        pixels: float32 [H, W, 3], RGB in [0, 1], H and W at least 64; left as it is.
         kind: a key of DEFECTS. `missing_thread` takes out a thread of a weave, and suits nothing else.
         rng: draws place, shape and strength.
         contrast: departure from the surface as a share of the surface's own spread of brightness (2nd to 98th
@@ -213,7 +213,7 @@ def _dent(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plan
     """Shallow hollow: one slope lighter, one darker, the texture drawn together."""
     x, y = _place(pixels, rng)
     dx, dy = _offsets(pixels, x, y)
-    radius = max(4.0, rng.uniform(11, 24) * unit)
+    radius = max(4.0, rng.uniform(13, 28) * unit)
     squeeze = rng.uniform(0.6, 1.0)
     slant, lamp = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi)
     long = dx * np.cos(slant) + dy * np.sin(slant)
@@ -231,7 +231,7 @@ def _dent(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plan
         borderMode=cv2.BORDER_REFLECT,
     )
     weight = _smoothstep(out, 1.0, 0.6)
-    return weight, _shaded(drawn.astype(np.float32), 1.7 * step * slope - 0.5 * step * hollow)
+    return weight, _shaded(drawn.astype(np.float32), 1.3 * step * slope - 0.4 * step * hollow)
 
 
 def _missing_thread(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plane, Plane]:

@@ -54,9 +54,10 @@ class BankIndex:
 
     def search(self, features: Floats) -> Neighbours:
         """Ask for patches FP32 [P, D]."""
-        squared, rows = self._index.search(np.ascontiguousarray(features), 1)
-        distance = np.sqrt(np.maximum(squared[:, 0], 0.0))
-        around = self.vectors[self.neighbours[rows[:, 0]]]
+        nearest = self._index.search(np.ascontiguousarray(features), 1)[1][:, 0]
+        # Not the distances FAISS gives: for large batches it takes them from differences of large squares.
+        distance = np.linalg.norm(features - self.vectors[nearest], axis=1)
+        around = self.vectors[self.neighbours[nearest]]
         further = np.linalg.norm(features[:, None, :] - around, axis=2)
         return Neighbours(distance, crowding(distance, further, self.dimensions))
 

@@ -8,7 +8,7 @@ from typing import cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from flawline.errors import PictureError
 
@@ -23,6 +23,17 @@ SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 Pixels = NDArray[np.uint8]
 
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+
+# Not ImageOps.exif_transpose: it also rewrites all other EXIF tags, and fails on those that a camera got wrong.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True)
@@ -95,14 +106,15 @@ def decode(content: bytes) -> Pixels:
     except Image.UnidentifiedImageError as error:
         msg = f"the {len(content)} bytes are not a JPEG, PNG, BMP or TIFF file; send one of these"
         raise PictureError(msg) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises on damaged files
+    except Exception as error:  # Pillow's readers raise errors of any kind on damaged files
         msg = f"the picture is damaged or truncated ({error}); send the whole file again"
         raise PictureError(msg) from error
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode in _WIDE_GREY:
         wide = np.asarray(upright).astype(np.int64)
         grey = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)

@@ -39,7 +39,7 @@ class ExDDConfig(BaseModel):
     projection: int | None = Field(128, ge=1)
     neighbours: int = Field(2, ge=1)
     image_score: Literal["map_peak", "negative_peak", "faithful"] = "map_peak"
-    positive_weight: float = Field(1 / 3, ge=0, le=1)
+    positive_weight: float = Field(0.25, ge=0, le=1)
     positive_patches: Literal["masked", "crops", "last_crop"] = "masked"
     min_cover: float = Field(0.25, ge=0, le=1)
     faithful_pooling: bool = False

@@ -50,6 +50,7 @@ def k_center(
     first = int(np.random.default_rng(seed).integers(total))
     chosen = [first]
     nearest = _squared_distances(points, norms, torch.tensor([first], device=points.device))
+    nearest[first] = -1.0  # rounding must not let a row be chosen twice
     while len(chosen) < count:
         pool = min(candidates, total)
         values, rows = torch.topk(nearest, pool)
@@ -57,7 +58,7 @@ def k_center(
         accepted = rows[picks]
         chosen.extend(accepted.tolist())
         torch.minimum(nearest, _squared_distances(points, norms, accepted), out=nearest)
-        nearest[accepted] = -1.0  # rounding must not let a row be chosen twice
+        nearest[accepted] = -1.0
         if progress is not None:
             progress(len(picks))
     return torch.tensor(chosen)

@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import Progress
 from torch import Tensor
 
 from flawline.data.squares import Square, cover
@@ -16,7 +15,7 @@ from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.coreset import k_center
 from flawline.detectors.exdd.model import ExDD, MemoryBank, embed
 from flawline.errors import DataError
-from flawline.progress import console, track
+from flawline.progress import bar, track
 from flawline.stages.picture import Pixels
 from flawline.stages.ratio import ImageScore
 from flawline.teachers import PatchFeatures, Teacher
@@ -100,7 +99,7 @@ class ExDDTrainer:
             )
             raise DataError(msg)
         count = min(max(round(share * len(patches)), self.config.min_bank), self.config.max_bank)
-        with Progress(console=console, transient=not console.is_terminal) as progress:
+        with bar() as progress:
             task = progress.add_task(description, total=min(count, len(patches)))
             chosen = k_center(
                 patches,

@@ -1,0 +1,164 @@
+"""The promise of calibration: on simulated scores, and on fresh pictures of a generated line."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import betabinom, binom
+from small_lines import draw_line, small_recipe, write_teacher
+
+from flawline.calibration import Calibration, calibrate, normals_needed
+from flawline.data import Dataset
+from flawline.errors import DataError
+from flawline.fitting import FittedLine, fit
+from flawline.stages.postprocess import p_value
+
+REPETITIONS = 3000
+CHANCE = 1e-4
+"""How often a right implementation would fail a test of this file, were its seed drawn anew."""
+
+
+def scores_of(*values: float) -> NDArray[np.float32]:
+    return np.array(values, dtype=np.float32)
+
+
+@pytest.mark.parametrize(("budget", "needed"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.03, 33), (0.01, 99), (0.001, 999)])
+def test_normals_needed(budget: float, needed: int) -> None:
+    assert normals_needed(budget) == needed
+    assert 1 / (needed + 1) <= budget + 1e-12
+    assert 1 / needed > budget
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.1, 0.05, 0.01])
+def test_just_enough_normals_keep_the_budget_that_was_asked_for(budget: float) -> None:
+    enough = calibrate(*np.random.default_rng(0).random((2, normals_needed(budget))), false_alarm=budget, method="split")
+    assert enough.false_alarm == budget
+    assert "was asked for" not in enough.promise
+    assert f"at most {budget:.2%}" in enough.promise
+    assert f"{normals_needed(budget)} normals" in enough.promise
+
+
+def test_too_few_normals_say_what_they_can_promise() -> None:
+    few = calibrate(*np.random.default_rng(0).random((2, 24)), false_alarm=0.01, method="split")
+    assert few.false_alarm == 1 / 25
+    assert few.asked_false_alarm == 0.01
+    assert "at most 4.00%" in few.promise
+    assert "1.00% was asked for, which takes at least 99 normals" in few.promise
+    assert p_value(2.0, few.scores) <= few.false_alarm, "otherwise nothing would ever be called"
+
+
+def test_cross_conformal_promises_less() -> None:
+    folds = calibrate(*np.random.default_rng(0).random((2, 40)), false_alarm=0.05, method="k-fold")
+    assert "about 5.00%" in folds.promise
+    assert "at most" not in folds.promise
+
+
+def test_scores_are_kept_sorted_in_single_precision() -> None:
+    calibration = calibrate(scores_of(3, 1, 2), scores_of(1, 1, 1), false_alarm=0.3, method="split")
+    assert calibration.scores.dtype == np.float32
+    assert calibration.scores.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("scores", "peaks"),
+    [([], []), ([1, math.nan], [1, 1]), ([1, 1], [1, math.inf])],
+    ids=["none", "a score", "a peak"],
+)
+def test_scores_that_are_no_numbers_are_refused(scores: list[float], peaks: list[float]) -> None:
+    with pytest.raises(DataError, match="needs finite scores of at least one normal"):
+        calibrate(scores_of(*scores), scores_of(*peaks), false_alarm=0.1, method="split")
+
+
+def called(calibration: Calibration, score: float) -> bool:
+    return p_value(score, calibration.scores) <= calibration.false_alarm
+
+
+def coloured(calibration: Calibration, peak: np.float32) -> bool:
+    """Whether a pixel of this height is in the mask, in the arithmetic of the stages."""
+    return bool(peak / np.float32(calibration.pixel_threshold) >= 1)
+
+
+@pytest.mark.parametrize(("count", "budget"), [(19, 0.05), (30, 0.1), (25, 0.01), (57, 0.1)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_promise_holds_for_exchangeable_scores(count: int, budget: float, ties: bool) -> None:
+    """The share of fresh normals that are called, and of those with a coloured pixel, over many calibrations.
+
+    Without ties a right p-value calls exactly k / (n + 1), k = floor(budget * (n + 1)): both sides are tested.
+    """
+    rng = np.random.default_rng(count)
+    hits = np.zeros(2, dtype=int)
+    for _ in range(REPETITIONS):
+        values = rng.gamma(2.0, size=(2, count + 1)).astype(np.float32)
+        if ties:
+            values = np.ceil(values * 2)
+        calibration = calibrate(*values[:, :-1], false_alarm=budget, method="split")
+        hits += called(calibration, float(values[0, -1])), coloured(calibration, values[1, -1])
+    share = math.floor(calibration.false_alarm * (count + 1) + 1e-9) / (count + 1)
+    assert share <= calibration.false_alarm + 1e-9
+    assert (hits <= binom.isf(CHANCE, REPETITIONS, share)).all()
+    if not ties:
+        assert (hits >= binom.ppf(CHANCE, REPETITIONS, share)).all()
+
+
+def test_the_pixel_threshold_is_above_zero_for_a_flat_line() -> None:
+    flat = calibrate(np.ones(30), np.zeros(30), false_alarm=0.1, method="split")
+    assert flat.pixel_threshold > 0
+    assert not coloured(flat, np.float32(0))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return draw_line(
+        tmp_path_factory.mktemp("line"), normals=120, test_normals=300, test_defects=0, train_defects=0
+    )
+
+
+def few_of(line: Dataset, normals: int) -> Dataset:
+    return Dataset(line.name, line.root, (*line.train_normals[:normals], *line.test))
+
+
+def alarms(fitted: FittedLine, line: Dataset) -> tuple[int, int]:
+    """Of the fresh normals of the test split: how many are called, and how many have a coloured pixel."""
+    verdicts = [verdict for s in line.test for verdict in fitted.inspect([s.read_image()])]
+    assert len(verdicts) == 300
+    return sum(v.is_defect for v in verdicts), sum(bool(v.mask.any()) for v in verdicts)
+
+
+def test_the_promise_holds_on_fresh_pictures_split(teacher: str, line: Dataset) -> None:
+    """The number of false alarms must lie within the spread that a right calibration has.
+
+    With n calibration normals a call is a score above the (n + 1 - k)-th smallest of them, k = floor(budget *
+    (n + 1)). Its chance, given the calibration, is itself random, Beta(k, n + 1 - k), so that among m fresh
+    pictures the count is beta-binomial. The tolerance is its CHANCE quantile on either side: with n = 30, k = 3,
+    m = 300 that is up to 103, wide because 30 normals know little, yet far below what a calibration on pictures
+    of the bank gives.
+    """
+    fitted = fit("exdd", line, small_recipe(teacher, positive="synthetic"), seed=0)
+    count = len(fitted.calibration.scores)
+    assert fitted.calibration.method == "split"
+    assert (fitted.bank_normals, count) == (90, 30)
+    k = math.floor(0.1 * (count + 1))
+    spread = betabinom(300, k, count + 1 - k)
+    for number in alarms(fitted, line):
+        assert spread.ppf(CHANCE) <= number <= spread.isf(CHANCE)
+
+
+def test_the_promise_holds_on_fresh_pictures_k_fold(teacher: str, line: Dataset) -> None:
+    """As above, with n = 30 scores from five folds.
+
+    Fresh pictures meet a bank of all normals, which is fuller than each fold's: that can only make their scores
+    smaller than the calibration's on average, so only the upper side is tested.
+    """
+    small = few_of(line, 30)
+    fitted = fit("exdd", small, small_recipe(teacher, positive="synthetic"), seed=0)
+    assert fitted.calibration.method == "k-fold"
+    assert (fitted.bank_normals, len(fitted.calibration.scores)) == (30, 30)
+    for number in alarms(fitted, small):
+        assert number <= betabinom(300, 3, 28).isf(CHANCE)

@@ -1,0 +1,131 @@
+"""Memory banks: FAISS in the stages, plain torch in training, and both as the definitions say."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from flawline.detectors.exdd.model import MemoryBank
+from flawline.errors import ArtefactError
+from flawline.stages.knn import BankIndex, crowding
+from flawline.stages.line import search_batch
+
+D = 96
+
+
+def entries(count: int, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, D)).astype(np.float32)
+
+
+def index_of(bank: MemoryBank) -> BankIndex:
+    return BankIndex(bank.vectors.numpy(), bank.neighbours.numpy(), threads=1)
+
+
+def by_definition(
+    queries: NDArray[np.float32], bank: NDArray[np.float32], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Distance and crowding (ExDD C5), one patch at a time in double precision."""
+    bank, answers = bank.astype(np.float64), []
+    for query in queries.astype(np.float64):
+        distances = np.linalg.norm(bank - query, axis=1)
+        nearest = int(distances.argmin())
+        around = np.argsort(np.linalg.norm(bank - bank[nearest], axis=1))[1 : k + 1]
+        terms = np.exp(distances / np.sqrt(D))
+        answers.append((distances[nearest], terms[nearest] / terms[around].sum()))
+    distance, crowded = np.array(answers).T
+    return distance, crowded
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_search_is_what_the_definition_says(k: int) -> None:
+    bank, queries = entries(300), entries(60, seed=1)
+    found = index_of(MemoryBank(torch.from_numpy(bank), k)).search(queries)
+    distance, crowded = by_definition(queries, bank, k)
+    assert found.distance.dtype == found.crowding.dtype == np.float32
+    np.testing.assert_allclose(found.distance, distance, rtol=1e-5)
+    np.testing.assert_allclose(found.crowding, crowded, rtol=1e-5)
+    assert (found.crowding > 0).all()
+    assert (found.crowding <= 1).all()
+
+
+def test_torch_and_faiss_answer_alike() -> None:
+    bank = MemoryBank(torch.from_numpy(entries(3000)), 2)  # more than one block
+    queries = entries(2500, seed=1)
+    queries[:50] = bank.vectors[:50].numpy()
+    eager, served = bank.ask(torch.from_numpy(queries)), index_of(bank).search(queries)
+    np.testing.assert_allclose(served.distance, eager.distance, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(served.crowding, eager.crowding, rtol=1e-4)
+    assert (eager.distance[:50] == 0).all()
+
+
+def test_small_distances_are_exact_however_many_patches_are_asked() -> None:
+    """For large batches FAISS takes distances as differences of large squares, which cannot see small ones."""
+    bank = entries(500) + np.float32(5)
+    moved = bank[np.arange(2048) % 500] + np.float32(1e-4) * entries(2048, seed=1)
+    index = index_of(MemoryBank(torch.from_numpy(bank), 2))
+    expected = np.linalg.norm(moved.astype(np.float64) - bank[np.arange(2048) % 500], axis=1)
+    together = index.search(moved)
+    apart = np.concatenate([index.search(part).distance for part in np.split(moved, 64)])
+    np.testing.assert_allclose(together.distance, expected, rtol=1e-4)
+    np.testing.assert_array_equal(together.distance, apart)
+
+
+def test_neighbours_are_the_nearest_other_entries() -> None:
+    vectors = entries(2100)  # crosses a block, where rows are counted anew
+    neighbours = MemoryBank(torch.from_numpy(vectors), 3).neighbours.numpy()
+    for row in (0, 1, 2047, 2048, 2099):
+        order = np.argsort(np.linalg.norm(vectors - vectors[row], axis=1))
+        np.testing.assert_array_equal(neighbours[row], order[1:4])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_banks_of_one_or_two_entries(count: int) -> None:
+    bank = MemoryBank(torch.from_numpy(entries(count)), 2)
+    assert bank.neighbours.shape == (count, count - 1)
+    queries = entries(5, seed=1)
+    for answer in (bank.ask(torch.from_numpy(queries)), index_of(bank).search(queries)):
+        nearest = np.linalg.norm(queries[:, None] - entries(count), axis=2).min(axis=1)
+        np.testing.assert_allclose(answer.distance, nearest, rtol=1e-5)
+        if count == 1:
+            assert (answer.crowding == 0).all(), "nothing stands beside a single entry"
+
+
+def test_far_patches_do_not_overflow() -> None:
+    distance, further = np.full(2, 1e6, np.float32), np.full((2, 2), 1.2e6, np.float32)
+    with np.errstate(over="ignore"):
+        assert np.isfinite(crowding(distance, further, D)).all()
+    near = crowding(distance, distance[:, None].repeat(2, axis=1), D)
+    np.testing.assert_allclose(near, 0.5)
+
+
+def test_a_batch_is_cut_back_into_its_pictures() -> None:
+    index = index_of(MemoryBank(torch.from_numpy(entries(50)), 2))
+    embedding = entries(3 * 16, seed=1).reshape(3, 16, D)
+    for picture, answer in zip(embedding, search_batch(index, embedding), strict=True):
+        alone = index.search(picture)
+        np.testing.assert_array_equal(answer.distance, alone.distance)
+        np.testing.assert_array_equal(answer.crowding, alone.crowding)
+
+
+def test_a_bank_on_disk_is_the_bank(tmp_path: Path) -> None:
+    bank, path = MemoryBank(torch.from_numpy(entries(50)), 2), tmp_path / "bank.safetensors"
+    save_file({"vectors": bank.vectors.numpy(), "neighbours": bank.neighbours.numpy()}, path)
+    loaded = BankIndex.load(path, threads=1)
+    assert loaded.dimensions == D
+    queries = entries(20, seed=1)
+    np.testing.assert_array_equal(loaded.search(queries).crowding, index_of(bank).search(queries).crowding)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another file", "missing"])
+def test_a_damaged_bank_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "bank.safetensors"
+    save_file({"something": entries(5)}, path)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-7])
+    elif damage == "missing":
+        path.unlink()
+    with pytest.raises(ArtefactError, match=r"bank\.safetensors: the memory bank cannot be read"):
+        BankIndex.load(path, threads=1)

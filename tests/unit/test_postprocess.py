@@ -1,0 +1,192 @@
+"""From patch scores to verdicts: p-values, smoothing, threshold and boxes."""
+
+from dataclasses import astuple, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from flawline.stages.picture import Geometry
+from flawline.stages.postprocess import MAX_BOXES, LineSettings, judge, p_value, smooth
+from flawline.stages.ratio import ImageScore
+
+SIZE, GRID = 128, 16
+"""Patches of 8 pixels."""
+SETTINGS = LineSettings(
+    size=SIZE,
+    false_alarm=0.05,
+    pixel_threshold=0.5,
+    sigma=0.0,
+    min_area=16,
+    image_score=ImageScore.MAP_PEAK,
+    has_positive=True,
+    positive_weight=0.25,
+    eight_bit_map=False,
+)
+NORMAL_SCORES = np.linspace(1, 2, 19, dtype=np.float32)
+SQUARE = Geometry.fit(SIZE, SIZE, SIZE)
+
+
+def patches(*hot: tuple[slice, slice], value: float = 1.0) -> NDArray[np.float32]:
+    patch_map = np.zeros((GRID, GRID), np.float32)
+    for place in hot:
+        patch_map[place] = value
+    return patch_map
+
+
+def rough() -> NDArray[np.float32]:
+    return np.random.default_rng(0).uniform(0, 3, (GRID, GRID)).astype(np.float32)
+
+
+@pytest.mark.parametrize("mode", list(ImageScore))
+@pytest.mark.parametrize("flag", [True, False])
+def test_settings_come_back_out_of_the_tensor(mode: ImageScore, flag: bool) -> None:
+    settings = replace(SETTINGS, image_score=mode, has_positive=flag, eight_bit_map=not flag, min_area=33)
+    values = settings.to_array()
+    assert (values.dtype, values.shape) == (np.float32, (len(astuple(settings)),))
+    back = LineSettings.from_array(values)
+    assert back.image_score is mode
+    assert astuple(back) == pytest.approx(astuple(settings), rel=1e-7)
+    np.testing.assert_array_equal(back.to_array(), values)
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"), [(0.0, 1.0), (1.0, 1.0), (1.5, 0.8), (2.0, 0.8), (2.5, 0.4), (3.0, 0.4), (3.1, 0.2)]
+)
+def test_p_value_counts_normals_that_score_at_least_as_high(score: float, expected: float) -> None:
+    calibration = np.array([1, 2, 2, 3], np.float32)
+    assert p_value(score, calibration) == pytest.approx(expected)
+
+
+def test_p_value_sees_a_tie_in_the_precision_of_the_calibration() -> None:
+    calibration = np.array([0.1, 0.7], np.float32)
+    assert p_value(0.7, calibration) == pytest.approx(2 / 3), "0.7 lies above its FP32 form"
+
+
+def test_the_decision_is_at_the_budget_not_below() -> None:
+    """With 19 normals a p-value of exactly 0.05 is the smallest there is, and it counts."""
+
+    def called(score: float, false_alarm: float) -> bool:
+        settings = LineSettings.from_array(replace(SETTINGS, false_alarm=false_alarm).to_array())
+        return judge(patches(), score, SQUARE, settings, NORMAL_SCORES).is_defect
+
+    assert called(2.1, 0.05)
+    assert not called(2.0, 0.05)
+    assert called(2.0, 0.1)
+    assert not called(2.1, 0.0499)
+    for count in range(1, 60):  # whatever the rounding of 1 / (n + 1)
+        verdict = judge(
+            patches(), 9, SQUARE, replace(SETTINGS, false_alarm=1 / (count + 1)), NORMAL_SCORES[:1].repeat(count)
+        )
+        assert verdict.is_defect
+
+
+def test_a_score_that_is_no_number_is_called_defective() -> None:
+    assert judge(patches(), float("nan"), SQUARE, SETTINGS, NORMAL_SCORES).is_defect
+
+
+@pytest.mark.parametrize("sigma", [0.0, 4.0])
+@pytest.mark.parametrize("size", [(200, 90), (90, 200), (2000, 16)])
+def test_padding_neither_bleeds_in_nor_lowers_the_rim(size: tuple[int, int], sigma: float) -> None:
+    geometry, settings = Geometry.fit(*size, SIZE), replace(SETTINGS, sigma=sigma)
+    inside = geometry.patch_mask(GRID, GRID)
+    clean, spoiled = rough(), rough()
+    spoiled[~inside] = 1e6
+    full = smooth(spoiled, geometry, settings)
+    np.testing.assert_array_equal(full, smooth(clean, geometry, settings))
+    assert (full[geometry.inner_height :] == 0).all()
+    assert (full[:, geometry.inner_width :] == 0).all()
+    even = smooth(np.where(inside, np.float32(2), 0), geometry, settings)
+    np.testing.assert_allclose(even[: geometry.inner_height, : geometry.inner_width], 2, rtol=1e-6)
+
+
+def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
+    patch_map = patches((slice(5, 6), slice(9, 10)))
+    sharp, soft = (smooth(patch_map, SQUARE, replace(SETTINGS, sigma=sigma)) for sigma in (0.0, 4.0))
+    for full in (sharp, soft):
+        assert full.shape == (SIZE, SIZE)
+        assert full.dtype == np.float32
+        rows, columns = np.indices(full.shape)
+        assert (rows * full).sum() / full.sum() == pytest.approx(5 * 8 + 3.5, abs=0.1)
+        assert (columns * full).sum() / full.sum() == pytest.approx(9 * 8 + 3.5, abs=0.1)
+    assert soft.sum() == pytest.approx(sharp.sum(), rel=1e-3)
+    variances = [((np.arange(SIZE) - 43.5) ** 2 * full.sum(axis=1)).sum() / full.sum() for full in (sharp, soft)]
+    assert variances[1] - variances[0] == pytest.approx(4.0**2, rel=0.05)
+
+
+def test_the_eight_bit_map_has_steps_of_its_own_range() -> None:
+    fine = smooth(rough(), SQUARE, SETTINGS)
+    coarse = smooth(rough(), SQUARE, replace(SETTINGS, eight_bit_map=True))
+    levels = coarse / (fine.max() / 255)
+    np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
+    assert np.abs(coarse - fine).max() <= fine.max() / 255 * 0.501
+    assert len(np.unique(coarse)) <= 256 < len(np.unique(fine))
+    assert (smooth(patches(), SQUARE, replace(SETTINGS, eight_bit_map=True)) == 0).all()
+
+
+def test_the_map_is_one_at_the_threshold_and_the_mask_begins_there() -> None:
+    verdict = judge(rough(), 1.0, SQUARE, replace(SETTINGS, pixel_threshold=1.7), NORMAL_SCORES)
+    np.testing.assert_allclose(verdict.anomaly_map, smooth(rough(), SQUARE, SETTINGS) / 1.7, rtol=1e-6)
+    assert verdict.mask.dtype == np.uint8
+    np.testing.assert_array_equal(verdict.mask, verdict.anomaly_map >= 1)
+    assert 0 < verdict.mask.mean() < 1
+    even = patches((slice(None), slice(None)), value=1.7)
+    at, below = (
+        judge(even, 1.0, SQUARE, replace(SETTINGS, pixel_threshold=threshold), NORMAL_SCORES)
+        for threshold in (float(np.float32(1.7)), float(np.nextafter(np.float32(1.7), np.float32(9))))
+    )
+    assert at.mask.all()
+    assert not below.mask.any()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (128, 128, (32, 16, 64, 32)),
+        (300, 150, (75, 37.5, 150, 75)),
+        (150, 300, (75, 37.5, 150, 75)),
+        (64, 32, (16, 8, 32, 16)),
+    ],
+)
+def test_boxes_are_in_pixels_of_the_picture(
+    width: int, height: int, expected: tuple[float, float, float, float]
+) -> None:
+    """Interpolation crosses one half exactly at the edge of the hot patches: x 32 to 64, y 16 to 32."""
+    patch_map = patches((slice(2, 4), slice(4, 8)), value=1.25) * np.float32(0.8)
+    verdict = judge(patch_map, 1.0, Geometry.fit(width, height, SIZE), SETTINGS, NORMAL_SCORES)
+    assert verdict.boxes.shape == (MAX_BOXES, 6)
+    assert verdict.boxes.dtype == np.float32
+    np.testing.assert_allclose(verdict.boxes[0], [*expected, 1 / 0.5, 0], rtol=1e-5)
+    assert (verdict.boxes[1:] == -1).all()
+
+
+def test_small_regions_get_no_box() -> None:
+    patch_map = patches((slice(2, 3), slice(2, 3)), (slice(8, 12), slice(8, 12)))
+    boxes = [
+        judge(patch_map, 1.0, SQUARE, replace(SETTINGS, min_area=area), NORMAL_SCORES).boxes
+        for area in (1, 100, 5000)
+    ]
+    assert [(found[:, 2] > 0).sum() for found in boxes] == [2, 1, 0]
+    np.testing.assert_allclose(boxes[1][0, :4], [64, 64, 96, 96])
+
+
+def test_the_strongest_regions_are_kept_in_order() -> None:
+    strengths = np.linspace(1, 3, 49).astype(np.float32)
+    patch_map = patches()
+    patch_map[1:15:2, 1:15:2] = np.random.default_rng(0).permutation(strengths).reshape(7, 7)
+    settings = replace(SETTINGS, min_area=1, pixel_threshold=0.9)
+    boxes = judge(patch_map, 1.0, SQUARE, settings, NORMAL_SCORES).boxes
+    peaks = smooth(patch_map, SQUARE, settings).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2] / 0.9
+    strongest = np.sort(peaks[peaks >= 1])[::-1][:MAX_BOXES]
+    assert len(strongest) == MAX_BOXES
+    np.testing.assert_allclose(boxes[:, 4], strongest, rtol=1e-5)
+
+
+def test_the_score_of_a_box_is_of_its_own_region() -> None:
+    """An L and a strong spot inside its bounding box."""
+    patch_map = patches((slice(2, 12), slice(2, 3)), (slice(11, 12), slice(2, 12)))
+    patch_map[4:6, 6:8] = 3.0
+    boxes = judge(patch_map, 1.0, SQUARE, SETTINGS, NORMAL_SCORES).boxes
+    assert boxes[0, 4] > 4
+    assert boxes[1, 4] == pytest.approx(2, rel=0.1)
+    assert boxes[1, 2] - boxes[1, 0] > boxes[0, 2] - boxes[0, 0]
