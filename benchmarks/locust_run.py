@@ -1,18 +1,23 @@
 """Run locustfile.py without its web page for a bounded time, and read what it counted."""
 
-import csv
+import json
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from flawline.errors import FlawlineError
 
 
 @dataclass(frozen=True)
 class LocustResult:
-    """Locust's totals: pictures answered or failed, failures among them, pictures per second, latencies in ms."""
+    """What Locust counted.
+
+    `pictures` were answered or failed, `failures` are those that failed; `throughput` is in pictures per second,
+    latencies in ms, which Locust keeps to two digits.
+    """
 
     pictures: int
     failures: int
@@ -27,32 +32,37 @@ def run(
     """Let `users` cameras ask `line` at `url` for `seconds`; see locustfile.py for `rate`.
 
     Raises:
-        FlawlineError: Locust did not run, or sent nothing. Failed pictures are counted, not raised.
+        FlawlineError: Locust did not run, or sent too little to tell a rate. Failed pictures are counted, not
+            raised.
 
     """
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            *(sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("locustfile.py"))),
-            *("--headless", "--only-summary", "--users", str(users), "--spawn-rate", str(users)),
-            *("--run-time", f"{max(1, round(seconds))}s", "--csv", f"{folder}/locust"),
-            *("--host", url, "--line", line, "--pictures", str(pictures.absolute()), "--rate", str(rate)),
-        ]
-        try:
-            ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
-        except subprocess.TimeoutExpired as error:
-            msg = f"locust did not end within {error.timeout:.0f} s; look whether {url} still answers"
-            raise FlawlineError(msg) from error
-        table = Path(folder) / "locust_stats.csv"
-        rows = list(csv.DictReader(table.read_text().splitlines())) if table.is_file() else []
-    if not rows or int(rows[-1]["Request Count"]) == 0:
+    command = [
+        *(sys.executable, "-m", "locust", "-f", str(Path(__file__).with_name("locustfile.py"))),
+        *("--headless", "--json", "--users", str(users), "--spawn-rate", str(users)),
+        *("--run-time", f"{max(1, round(seconds))}s", "--host", url, "--line", line),
+        *("--pictures", str(pictures.absolute()), "--rate", str(rate)),
+    ]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 60)
+    except subprocess.TimeoutExpired as error:
+        msg = f"locust did not end within {error.timeout:.0f} s; look whether {url} still answers"
+        raise FlawlineError(msg) from error
+    entries = json.loads(ended.stdout or "[]")
+    if not entries or entries[0]["num_requests"] < 2:
         said = ended.stderr.strip().splitlines() or ["it said nothing"]
-        msg = f"locust sent no picture to '{line}' at {url} (status {ended.returncode}): {said[-1]}"
+        msg = f"locust sent fewer than two pictures to '{line}' at {url} (status {ended.returncode}): {said[-1]}"
         raise FlawlineError(msg)
-    total = rows[-1]  # the row "Aggregated"
+    return _read(entries[0])
+
+
+def _read(entry: dict) -> LocustResult:
+    """Read an entry of Locust's statistics, which begins when the first answer is counted."""
+    times = {float(ms): count for ms, count in entry["response_times"].items()}
+    latencies = np.repeat(list(times), list(times.values()))
     return LocustResult(
-        pictures=int(total["Request Count"]),
-        failures=int(total["Failure Count"]),
-        throughput=float(total["Requests/s"]),
-        p50=float(total["50%"]),
-        p99=float(total["99%"]),
+        pictures=entry["num_requests"],
+        failures=entry["num_failures"],
+        throughput=(entry["num_requests"] - 1) / (entry["last_request_timestamp"] - entry["start_time"]),
+        p50=float(np.percentile(latencies, 50)),
+        p99=float(np.percentile(latencies, 99)),
     )

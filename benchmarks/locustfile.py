@@ -39,7 +39,7 @@ class InspectionFailed(Exception):  # noqa: N818  it is what Locust's table of f
 
 @events.init_command_line_parser.add_listener
 def _add_options(parser: Any) -> None:  # noqa: ANN401  Locust's own argument parser
-    parser.add_argument("--line", env_var="FLAWLINE_LINE", default="sample", help="Line that is asked")
+    parser.add_argument("--line", env_var="FLAWLINE_LINE", default="demo", help="Line that is asked")
     parser.add_argument(
         "--pictures", env_var="FLAWLINE_PICTURES", default="pictures", help="Folder of pictures to send"
     )
@@ -85,8 +85,8 @@ class Camera(User):
         return self.pace(self)
 
     def on_stop(self) -> None:
-        """Close it."""
-        self.triton.close()
+        """Close it, once: the client closes itself when it is dropped, and gRPC under gevent counts closings."""
+        del self.triton
 
     @task
     def inspect(self) -> None:

@@ -38,13 +38,18 @@ def accuracy_table(rows: list[dict]) -> str:
 
 
 def speed_table(rows: list[dict]) -> str:
-    """One line per measurement, in the order of the file."""
-    lines = ["| what | assembly | concurrency | value | ratio to |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| {row['name']} | {row['assembly']} | {row['concurrency']} | {row['value']:g} {row['unit']} "
-        f"| {row['ratio_to'] or ''} |"
-        for row in rows
-    ]
+    """One line per case with its three figures, then the ratios measured in the same run."""
+    cases = defaultdict(dict)
+    for row in rows:
+        case, _, figure = row["name"].rpartition(", ")
+        if figure in ("throughput", "p50", "p99") and row["unit"] != "ratio":
+            cases[case, row["concurrency"]][figure] = f"{row['value']:g}"
+    lines = ["| asked | at a time | pictures/s | p50 ms | p99 ms |", "| --- | --- | --- | --- | --- |"]
+    for (case, concurrency), figures in cases.items():
+        cells = [figures.get(name, "–") for name in ("throughput", "p50", "p99")]
+        lines.append(f"| {case} | {concurrency} | " + " | ".join(cells) + " |")
+    lines += ["", "| ratio, in the same run | value |", "| --- | --- |"]
+    lines += [f"| {row['name']} | {row['value']:g} |" for row in rows if row["unit"] == "ratio"]
     return "\n".join(lines)
 
 

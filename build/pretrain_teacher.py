@@ -187,7 +187,7 @@ def save_backbone(backbone: ResNetBackbone, out: Path) -> None:
 
 
 @torch.inference_mode()
-def validate(backbone: ResNetBackbone, *, lines: int = 6) -> dict[str, float]:
+def validate(backbone: ResNetBackbone, *, lines: int = 24) -> dict[str, float]:
     """Detect planted irregularities on generated lines whose textures training never drew.
 
     Each line: a bank of every fourth patch of 24 normal pictures; 12 other normal and 24 irregular ones, scored by
@@ -226,7 +226,8 @@ def _validate_line(teacher: Teacher, line: int, size: int = 128) -> dict[str, fl
 
 
 def _features(teacher: Teacher, pictures: Tensor) -> Tensor:
-    return torch.cat([PatchFeatures()(teacher(part)) for part in pictures.split(20)])
+    # The last two stages, as `load_teacher` takes them by default; training uses the first as well.
+    return torch.cat([PatchFeatures()(teacher(part)[-2:]) for part in pictures.split(20)])
 
 
 def _nearest(patches: Tensor, bank: Tensor) -> Tensor:

@@ -209,6 +209,7 @@ def _write_artefact(
 def _save_bank(bank: MemoryBank, path: Path) -> None:
     tensors = {"vectors": bank.vectors.cpu().numpy(), "neighbours": bank.neighbours.cpu().numpy()}
     save_file(tensors, path)
+    path.chmod(0o644)  # safetensors writes for the owner alone; a container's server is another user
 
 
 def _embedding_shape(fitted: FittedLine, blank: Pixels) -> tuple[int, int]:
@@ -304,8 +305,8 @@ def write_build_report(path: Path, built: BuiltLine) -> None:
         "Positive bank": manifest.positive_bank,
         "Promise": manifest.calibration.promise,
         "Served equals trained": (
-            f"{sum(f.decisions_flipped for f in manifest.parity)} decisions flipped on {worst.pictures} pictures by "
-            f"{len(manifest.parity)} paths; scores differ by at most {worst.max_score_difference:.1e} (relative)"
+            f"{sum(f.decisions_flipped for f in manifest.parity)} decisions flipped on {worst.pictures} pictures "
+            f"by {len(manifest.parity)} paths; scores differ by at most {worst.max_score_difference:.1e} (relative)"
         ),
         "Target": manifest.target,
         "Built": manifest.created,

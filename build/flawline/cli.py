@@ -264,12 +264,9 @@ def rollback(
 
 
 def main() -> None:
-    """Run the command line; errors a user can mend are printed alone, with exit status 2."""
+    """Run the command line; errors a user can mend are printed alone, with status 2. Ctrl-C ends it with 130."""
     try:
         app()
     except FlawlineError as error:
         say(f"flawline: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("flawline: interrupted; nothing was published")
-        sys.exit(130)

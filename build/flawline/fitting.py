@@ -106,14 +106,13 @@ def fit(detector: str, dataset: Dataset, recipe: Recipe, *, seed: int, device: s
     teacher = load_teacher(recipe.teacher, layers=recipe.layers).to(pick_device(device))
     trainer = ExDDTrainer(teacher, recipe.exdd, size=recipe.size, seed=seed)
     method, held_out = _plan_calibration(normals, recipe, seed)
-    kept = (
-        [s for i, s in enumerate(normals) if i not in set(held_out[0])]
-        if method == "split"
-        else list(normals)
-    )
+    unseen = set(held_out[0].tolist()) if method == "split" else set()
+    kept = [sample for number, sample in enumerate(normals) if number not in unseen]
     pool = trainer.normal_pool([s.read_image for s in kept])
     defects, facts = _defects(dataset, kept, recipe, seed)
     positive = trainer.positive_bank(defects)
+    if positive is None:  # not even a labelled defect had a masked pixel
+        facts = PositiveFacts(0, 0)
     model = trainer.detector(trainer.negative_bank(pool.patches), positive)
     settings = LineSettings(
         size=recipe.size,
@@ -149,21 +148,21 @@ def _plan_calibration(
     groups: dict[str, list[int]] = {}
     for number, sample in enumerate(normals):
         groups.setdefault(sample.group, []).append(number)
-    order = np.random.default_rng(seed).permutation(sorted(groups))
-    needed = normals_needed(recipe.false_alarm)
-    if len(normals) >= SPLIT_FACTOR * needed:
-        held: list[int] = []
-        for group in order:
-            if len(held) >= max(needed, len(normals) // SPLIT_FACTOR):
-                break
-            held.extend(groups[str(group)])
-        return "split", [np.array(sorted(held))]
     if len(groups) < recipe.folds:
         msg = (
             f"the normal training pictures show only {len(groups)} different items; at least {recipe.folds} are "
             "needed, so that some can be kept out of the banks to calibrate"
         )
         raise DataError(msg)
+    order = np.random.default_rng(seed).permutation(sorted(groups))
+    needed = normals_needed(recipe.false_alarm)
+    if len(normals) >= SPLIT_FACTOR * needed:
+        held: list[int] = []
+        for group in order[:-1]:  # an item of most pictures must not leave the banks empty
+            if len(held) >= max(needed, len(normals) // SPLIT_FACTOR):
+                break
+            held.extend(groups[str(group)])
+        return "split", [np.array(sorted(held))]
     folds = [order[start :: recipe.folds] for start in range(recipe.folds)]
     return "k-fold", [np.array(sorted(i for g in fold for i in groups[str(g)])) for fold in folds]
 

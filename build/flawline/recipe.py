@@ -76,8 +76,9 @@ def read_recipe(path: Path | None, **changes: object) -> Recipe:
             content.setdefault("name", path.stem)
         content.update({key: value for key, value in changes.items() if value is not None})
         return Recipe.model_validate(content)
-    except (OSError, yaml.YAMLError) as error:
-        msg = f"{path}: the recipe cannot be read ({error}); give a YAML file"
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())  # YAML's own errors take several lines
+        msg = f"{path}: the recipe cannot be read ({reason}); give a YAML file"
         raise RecipeError(msg) from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from flawline.data import load_dataset
 from flawline.fitting import fit
 from flawline.recipe import Recipe

@@ -79,7 +79,13 @@ def test_fine_structure_is_averaged_not_skipped() -> None:
 
 @pytest.mark.parametrize(
     ("width", "height", "inner"),
-    [(256, 256, (128, 128)), (200, 100, (128, 64)), (100, 300, (43, 128)), (5000, 16, (128, 1))],
+    [
+        (256, 256, (128, 128)),
+        (200, 100, (128, 64)),
+        (100, 300, (43, 128)),
+        (5000, 16, (128, 1)),
+        (16, 5000, (1, 128)),
+    ],
 )
 def test_fit(width: int, height: int, inner: tuple[int, int]) -> None:
     geometry = Geometry.fit(width, height, 128)
@@ -93,6 +99,7 @@ def test_fit(width: int, height: int, inner: tuple[int, int]) -> None:
         (100, 50, 16, 16, 8),
         (50, 100, 16, 8, 16),
         (100, 47, 16, 16, 7),
+        (47, 100, 16, 7, 16),
         (9999, 16, 4, 4, 1),
     ],
 )

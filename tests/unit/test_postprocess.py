@@ -51,7 +51,8 @@ def test_settings_come_back_out_of_the_tensor(mode: ImageScore, flag: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("score", "expected"), [(0.0, 1.0), (1.0, 1.0), (1.5, 0.8), (2.0, 0.8), (2.5, 0.4), (3.0, 0.4), (3.1, 0.2)]
+    ("score", "expected"),
+    [(0.0, 1.0), (1.0, 1.0), (1.5, 0.8), (2.0, 0.8), (2.5, 0.4), (3.0, 0.4), (3.1, 0.2)],
 )
 def test_p_value_counts_normals_that_score_at_least_as_high(score: float, expected: float) -> None:
     calibration = np.array([1, 2, 2, 3], np.float32)
@@ -76,7 +77,11 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
     assert not called(2.1, 0.0499)
     for count in range(1, 60):  # whatever the rounding of 1 / (n + 1)
         verdict = judge(
-            patches(), 9, SQUARE, replace(SETTINGS, false_alarm=1 / (count + 1)), NORMAL_SCORES[:1].repeat(count)
+            patches(),
+            9,
+            SQUARE,
+            replace(SETTINGS, false_alarm=1 / (count + 1)),
+            NORMAL_SCORES[:1].repeat(count),
         )
         assert verdict.is_defect
 
@@ -110,7 +115,9 @@ def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
         assert (rows * full).sum() / full.sum() == pytest.approx(5 * 8 + 3.5, abs=0.1)
         assert (columns * full).sum() / full.sum() == pytest.approx(9 * 8 + 3.5, abs=0.1)
     assert soft.sum() == pytest.approx(sharp.sum(), rel=1e-3)
-    variances = [((np.arange(SIZE) - 43.5) ** 2 * full.sum(axis=1)).sum() / full.sum() for full in (sharp, soft)]
+    variances = [
+        ((np.arange(SIZE) - 43.5) ** 2 * full.sum(axis=1)).sum() / full.sum() for full in (sharp, soft)
+    ]
     assert variances[1] - variances[0] == pytest.approx(4.0**2, rel=0.05)
 
 
@@ -145,6 +152,7 @@ def test_the_map_is_one_at_the_threshold_and_the_mask_begins_there() -> None:
         (128, 128, (32, 16, 64, 32)),
         (300, 150, (75, 37.5, 150, 75)),
         (150, 300, (75, 37.5, 150, 75)),
+        (300, 151, (75, 37.75, 150, 75.5)),  # 64.4 rows of the square are rounded to 64
         (64, 32, (16, 8, 32, 16)),
     ],
 )
@@ -176,7 +184,9 @@ def test_the_strongest_regions_are_kept_in_order() -> None:
     patch_map[1:15:2, 1:15:2] = np.random.default_rng(0).permutation(strengths).reshape(7, 7)
     settings = replace(SETTINGS, min_area=1, pixel_threshold=0.9)
     boxes = judge(patch_map, 1.0, SQUARE, settings, NORMAL_SCORES).boxes
-    peaks = smooth(patch_map, SQUARE, settings).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2] / 0.9
+    peaks = (
+        smooth(patch_map, SQUARE, settings).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2] / 0.9
+    )
     strongest = np.sort(peaks[peaks >= 1])[::-1][:MAX_BOXES]
     assert len(strongest) == MAX_BOXES
     np.testing.assert_allclose(boxes[:, 4], strongest, rtol=1e-5)

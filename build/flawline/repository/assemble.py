@@ -12,8 +12,9 @@ _PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
 _SETTINGS = Tensor(name="SETTINGS", dtype="TYPE_FP32", dims=(9,))
 _KEY = Tensor(name="ARTEFACT_KEY", dtype="TYPE_INT32", dims=(2,))
 
-NATIVE = {"openvino": ("openvino", "model.xml"), "onnxruntime": ("onnxruntime", "model.onnx")}
-"""Target -> Triton backend that runs it without Python, and the file it reads."""
+NATIVE_BACKEND, NATIVE_FILE = "onnxruntime", "model.onnx"
+"""Triton's own backend for the graph of every line. Not its OpenVINO backend, which computes in BF16 on newer CPUs
+and cannot be told otherwise."""
 
 
 def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
@@ -25,9 +26,14 @@ def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
 
 
 def native_discrepancy(manifest: Manifest) -> ModelConfig:
-    """The graph stage for a server that has the target's own backend (`--model-config-name=native`)."""
-    backend, file = NATIVE[manifest.target]
-    return _discrepancy(manifest).model_copy(update={"backend": backend, "default_model_filename": file})
+    """The graph stage for a server with Triton's ONNX Runtime backend (`--model-config-name=native`)."""
+    return _discrepancy(manifest).model_copy(
+        update={
+            "backend": NATIVE_BACKEND,
+            "default_model_filename": NATIVE_FILE,
+            "instance_groups": (InstanceGroup(count=1, kind="KIND_AUTO"),),  # the GPU where there is one
+        }
+    )
 
 
 def _discrepancy(manifest: Manifest) -> ModelConfig:

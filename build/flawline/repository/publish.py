@@ -89,17 +89,23 @@ def versions(repository: Path, line: str) -> tuple[int, ...]:
 
 def live_version(repository: Path, line: str) -> int | None:
     """The version that the front door `<line>` serves; None when there is none or its config is damaged."""
+    config = _config(repository / line / CONFIG)
+    return config.versions[0] if config is not None and config.versions else None
+
+
+def _config(path: Path) -> ModelConfig | None:
+    """What a config.pbtxt says; None when it is missing or damaged."""
     try:
-        config = ModelConfig.from_pbtxt((repository / line / CONFIG).read_text())
-    except (OSError, ArtefactError):
+        return ModelConfig.from_pbtxt(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ArtefactError):
         return None
-    return config.versions[0] if config.versions else None
 
 
 def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
     """Make the models of a version live: version folders first, then configurations, the front doors last.
 
-    `artefact` is the finished artefact folder; it is moved to its place if it is not there yet.
+    `artefact` is the finished artefact folder; it is moved to its place if it is not there yet. Whatever stops
+    this leaves the version live that was.
     """
     graph = names.discrepancy(manifest.line)
     home = repository / graph / str(manifest.version)
@@ -107,19 +113,34 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
         home.parent.mkdir(parents=True, exist_ok=True)
         artefact.rename(home)
     models = line_models(manifest)
+    for name in models:  # an ensemble's version folder is empty
+        (repository / name / str(manifest.version)).mkdir(parents=True, exist_ok=True)
     if manifest.fused:
         stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
         write_atomically(stage, (LINE_STAGES / "fused.py").read_text())
-    else:
-        shutil.rmtree(repository / names.fused(manifest.line), ignore_errors=True)
-    write_atomically(repository / graph / "configs" / "native.pbtxt", native_discrepancy(manifest).to_pbtxt())
     doors = {manifest.line, names.pixels(manifest.line)}
+    configs = {repository / graph / "configs" / "native.pbtxt": native_discrepancy(manifest)}
     for name in sorted(models, key=lambda name: name in doors):
-        (repository / name / str(manifest.version)).mkdir(
-            parents=True, exist_ok=True
-        )  # ensembles have no files
-        write_atomically(repository / name / CONFIG, models[name].to_pbtxt())
+        configs[repository / name / CONFIG] = models[name]
+    _replace_together({path: config.to_pbtxt() for path, config in configs.items()})
+    if not manifest.fused:
+        shutil.rmtree(repository / names.fused(manifest.line), ignore_errors=True)
     _sync(repository)
+
+
+def _replace_together(contents: dict[Path, str]) -> None:
+    """Replace several files, or none of them: after an error or Ctrl-C all are as they were."""
+    before = {path: path.read_text(errors="replace") if path.is_file() else None for path in contents}
+    try:
+        for path, content in contents.items():
+            write_atomically(path, content)
+    except BaseException:
+        for path, old in before.items():
+            if old is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, old)
+        raise
 
 
 def list_lines(repository: Path) -> list[LineStatus]:
@@ -146,7 +167,7 @@ def _check_configs(repository: Path, manifest: Manifest) -> None:
     """Raise ArtefactError if a model of the line is configured for another version."""
     for name, expected in line_models(manifest).items():
         path = repository / name / CONFIG
-        if not path.is_file() or ModelConfig.from_pbtxt(path.read_text()) != expected:
+        if _config(path) != expected:
             msg = (
                 f"{path}: missing, changed or of another version than {manifest.version}, which is live; "
                 f"run 'flawline rollback --line {manifest.line} --to {manifest.version}' to restore it"

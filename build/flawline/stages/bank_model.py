@@ -32,7 +32,10 @@ class BankShelf:
 
     def _load(self, key: Key) -> BankIndex:
         for path in self._repository.glob(f"*/*/{FILE}"):
-            manifest = read(path.parent)
+            try:
+                manifest = read(path.parent)
+            except ArtefactError:  # of another line, whose own graph refuses it: it must not stop this one
+                continue
             if manifest.artefact_key == key:
                 bank = path.parent / self._file
                 if manifest.files.get(self._file) != (sha256(bank) if bank.is_file() else None):

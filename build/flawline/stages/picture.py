@@ -22,6 +22,9 @@ SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 
 Pixels = NDArray[np.uint8]
 
+# check_size decides; set once, since catching warnings is not safe in the threads that decode.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 # Not ImageOps.exif_transpose: it also rewrites all other EXIF tags, and fails on those that a camera got wrong.
@@ -82,7 +85,8 @@ def check_size(width: int, height: int) -> None:
 def decode(content: bytes) -> Pixels:
     """Decode a JPEG, PNG, BMP or TIFF file into UINT8 [H, W, 3], RGB, turned as its EXIF tag says.
 
-    16-bit grey keeps its upper eight bits, palettes are resolved, transparency is dropped.
+    16-bit grey keeps its upper eight bits (a camera of 12 bits must fill the upper ones), palettes are resolved,
+    transparency is dropped.
 
     Raises:
         PictureError: not such a file, damaged or truncated, or outside the accepted sizes (read from the
@@ -93,11 +97,9 @@ def decode(content: bytes) -> Pixels:
         msg = "the picture is empty (0 bytes); send the content of a JPEG, PNG, BMP or TIFF file"
         raise PictureError(msg)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # check_size below decides
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                check_size(*image.size)
-                return _to_rgb(image)
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(*image.size)
+            return _to_rgb(image)
     except PictureError:
         raise
     except Image.DecompressionBombError as error:
@@ -112,6 +114,11 @@ def decode(content: bytes) -> Pixels:
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode == "F":
+        msg = (
+            "the picture holds floating-point values, whose range nobody knows; send 8 or 16 bits per channel"
+        )
+        raise PictureError(msg)
     image.load()
     turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     upright = image if turn is None else image.transpose(turn)

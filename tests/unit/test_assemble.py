@@ -1,0 +1,151 @@
+"""A line's models fit each other and the hand-written shared stages, tensor by tensor."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from small_lines import write_artefact
+
+from flawline.repository import names
+from flawline.repository.assemble import MAX_BATCH, line_models, native_discrepancy
+from flawline.repository.config import ModelConfig, Tensor
+from flawline.repository.manifest import Manifest
+from flawline.repository.publish import CONFIG, shared_stages
+from flawline.stages.line import NEGATIVE, POSITIVE
+from flawline.stages.picture import SIZES
+from flawline.stages.postprocess import LineSettings
+from flawline.targets.compile import TARGETS
+
+VERDICT = {
+    "SCORE": ("TYPE_FP32", (1,)),
+    "P_VALUE": ("TYPE_FP32", (1,)),
+    "IS_DEFECT": ("TYPE_BOOL", (1,)),
+    "ANOMALY_MAP": ("TYPE_FP32", (256, 256)),
+    "MASK": ("TYPE_UINT8", (256, 256)),
+    "BOXES": ("TYPE_FP32", (-1, 6)),
+}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return write_artefact(tmp_path / "artefact", "bottle", 3, size=256, patches=1024)
+
+
+def shared(name: str) -> ModelConfig:
+    return ModelConfig.from_pbtxt((shared_stages() / name / CONFIG).read_text())
+
+
+def table(tensors: tuple[Tensor, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {tensor.name: (tensor.dtype, tensor.dims) for tensor in tensors}
+
+
+def fit_together(one: tuple[str, tuple[int, ...]], other: tuple[str, tuple[int, ...]]) -> bool:
+    """Same type, and shapes that agree where both are fixed."""
+    return (
+        one[0] == other[0]
+        and len(one[1]) == len(other[1])
+        and all(a == b or -1 in (a, b) for a, b in zip(one[1], other[1], strict=True))
+    )
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_models_and_their_names(tmp_path: Path, fused: bool) -> None:
+    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, fused=fused))
+    expected = {"bottle", "bottle_pixels", "bottle_discrepancy"} | ({"bottle_fused"} if fused else set())
+    assert set(models) == expected
+    for name, config in models.items():
+        assert config.name == name
+        assert config.versions == (3,), "pinned: a newer folder alone must change nothing"
+        assert ModelConfig.from_pbtxt(config.to_pbtxt()) == config
+
+
+def test_the_doors_have_the_tensors_of_the_documentation(manifest: Manifest) -> None:
+    models = line_models(manifest)
+    image, pixels = {"IMAGE": ("TYPE_STRING", (1,))}, {"PIXELS": ("TYPE_UINT8", (-1, -1, 3))}
+    assert table(models["bottle"].inputs) == image
+    assert table(models["bottle_pixels"].inputs) == pixels
+    assert table(models["bottle_fused"].inputs) == image | pixels
+    assert all(tensor.optional and tensor.ragged for tensor in models["bottle_fused"].inputs)
+    for name in ("bottle", "bottle_pixels", "bottle_fused"):
+        assert table(models[name].outputs) == VERDICT
+        assert models[name].max_batch_size == MAX_BATCH
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_step_takes_and_gives_what_its_stage_has(tmp_path: Path, size: int) -> None:
+    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, size=size, patches=(size // 8) ** 2))
+    for door in ("bottle", "bottle_pixels"):
+        known = table(models[door].inputs)
+        for step in models[door].ensemble_steps:
+            stage = models[step.model] if step.model in models else shared(step.model)
+            assert step.version == (3 if step.model in models else -1)
+            inputs, outputs = table(stage.inputs), table(stage.outputs)
+            needed = {tensor.name for tensor in stage.inputs if not tensor.optional}
+            assert needed <= set(step.inputs) <= set(inputs)
+            for inner, outer in step.inputs.items():
+                assert fit_together(inputs[inner], known[outer]), (step.model, inner)
+            known |= {outer: outputs[inner] for inner, outer in step.outputs.items()}
+            if step.model == "preprocess":
+                assert known["picture"] == ("TYPE_UINT8", (size, size, 3))
+        for name, tensor in table(models[door].outputs).items():
+            assert fit_together(known[name], tensor), name
+
+
+def test_the_hand_written_stages_agree_with_the_code() -> None:
+    assert sorted(
+        path.parent.name for path in shared_stages().glob(f"*/{CONFIG}") if path.parent.name in names.SHARED
+    ) == sorted(names.SHARED)
+    settings = ("TYPE_FP32", (len(fields(LineSettings)),))
+    key = ("TYPE_INT32", (2,))
+    for name in names.SHARED:
+        config = shared(name)
+        assert config.name == name
+        assert config.max_batch_size == MAX_BATCH
+        assert config.backend == "python"
+        assert config.dynamic_batching is not None
+        assert [(group.count, group.kind) for group in config.instance_groups] == [(1, "KIND_CPU")]
+        assert table(config.inputs).get("SETTINGS", settings) == settings
+        assert table(config.inputs).get("ARTEFACT_KEY", key) == key
+        assert table(config.inputs).get("GEOMETRY", ("TYPE_INT32", (2,))) == ("TYPE_INT32", (2,))
+    sizes = {
+        name: dims for name, (_, dims) in table(shared("preprocess").outputs).items() if name != "GEOMETRY"
+    }
+    assert sizes == {f"PICTURE_{size}": (size, size, 3) for size in SIZES}
+    for tensor in shared("preprocess").inputs:
+        assert tensor.optional
+        assert tensor.ragged
+
+
+def test_both_banks_have_one_form_and_a_file_each() -> None:
+    negative, positive = shared("memory_bank_negative"), shared("memory_bank_positive")
+    assert (table(negative.inputs), table(negative.outputs)) == (
+        table(positive.inputs),
+        table(positive.outputs),
+    )
+    assert negative.parameters["BANK_FILE"] == NEGATIVE
+    assert positive.parameters["BANK_FILE"] == POSITIVE
+
+
+def test_the_graph_gives_what_the_manifest_says(manifest: Manifest) -> None:
+    graph = line_models(manifest)["bottle_discrepancy"]
+    assert table(graph.inputs) == {"PICTURE": ("TYPE_UINT8", (256, 256, 3))}
+    assert table(graph.outputs) == {
+        "EMBEDDING": ("TYPE_FP32", (1024, 28)),
+        "ARTEFACT_KEY": ("TYPE_INT32", (2,)),
+        "SETTINGS": ("TYPE_FP32", (len(fields(LineSettings)),)),
+        "CALIBRATION": ("TYPE_FP32", (3,)),
+    }
+
+
+def test_the_native_form_differs_in_who_runs_it_alone(tmp_path: Path) -> None:
+    for target in TARGETS:
+        manifest = write_artefact(tmp_path / target, "bottle", 3, target=target)
+        native, python = native_discrepancy(manifest), line_models(manifest)["bottle_discrepancy"]
+        assert native.backend == "onnxruntime"
+        assert native.default_model_filename in manifest.files
+        as_python = {
+            "backend": "python",
+            "default_model_filename": "",
+            "instance_groups": python.instance_groups,
+        }
+        assert native.model_copy(update=as_python) == python

@@ -1,0 +1,199 @@
+"""The command line: help, results that machines read, and errors as one sentence with status 2."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from small_lines import write_artefact
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from flawline import cli
+from flawline.cli import app, main
+from flawline.repository import publish
+
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """`bottle` at version 2 of 2, and `nut`, damaged."""
+    folder = tmp_path / "repository"
+    for line, version in (("bottle", 1), ("bottle", 2), ("nut", 1)):
+        artefact = tmp_path / f"{line} {version}"
+        manifest = write_artefact(
+            artefact, line, version, metrics=None if line == "nut" else {"image_auroc": 0.875}
+        )
+        folder.mkdir(exist_ok=True)
+        publish.write_models(folder, manifest, artefact)
+    (folder / "nut_discrepancy" / "1" / "model.bin").write_text("damaged")
+    return folder
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "250"})
+
+
+def leave(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[object, str, str]:
+    """What the installed command `flawline` does: its status, standard output and standard error."""
+    monkeypatch.setattr(sys, "argv", ["flawline", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, *capsys.readouterr()
+
+
+def test_the_commands_of_the_documentation_are_there() -> None:
+    assert set(COMMANDS) == {"build", "serve", "inspect", "evaluate", "synthesize", "lines", "rollback"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_and_each_of_its_options(command: str) -> None:
+    done = run(command, "--help")
+    assert done.exit_code == 0
+    assert re.match(rf"Usage: .*{command} \[OPTIONS\]", done.stdout)
+    for parameter in get_command(app).commands[command].params:  # type: ignore[attr-defined]
+        assert parameter.help, f"{command} {parameter.name} has no help"
+        if parameter.opts[0].startswith("-"):
+            assert parameter.opts[0] in done.stdout
+
+
+def test_no_command_is_help() -> None:
+    done = run()
+    assert all(command in done.output for command in COMMANDS)
+
+
+def test_lines_for_machines(repository: Path) -> None:
+    done = run("lines", "--json", "--repository", repository)
+    assert done.exit_code == 0
+    bottle, nut = (json.loads(line) for line in done.stdout.splitlines())
+    problem = nut.pop("problem")
+    assert "nut_discrepancy/1/model.bin: damaged" in problem
+    common = {"detector": "exdd", "target": "openvino", "created": "2026-01-02T03:04:05+00:00"}
+    assert bottle == {
+        **common,
+        "line": "bottle",
+        "live": 2,
+        "versions": [1, 2],
+        "image_auroc": 0.875,
+        "problem": None,
+    }
+    assert (nut["line"], nut["live"], nut["image_auroc"]) == ("nut", 1, None)
+
+
+def test_lines_for_people(repository: Path) -> None:
+    done = run("lines", "--repository", repository)
+    assert done.exit_code == 0
+    (bottle,) = (line for line in done.stdout.splitlines() if "bottle" in line)
+    assert [cell.strip() for cell in bottle.split("│")[1:-1]] == [
+        "bottle", "2", "1 2", "exdd", "openvino", "0.875", "2026-01-02T03:04:05+00:00", "ok",
+    ]  # fmt: skip
+    assert "damaged" in done.stdout
+
+
+def test_going_back(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, told = leave(monkeypatch, capsys, "rollback", "--line", "bottle", "--repository", repository)
+    assert status == 0
+    assert "Line 'bottle' is at version 1" in told
+    assert "restart the server" in told
+    assert publish.live_version(repository, "bottle") == 1
+    leave(monkeypatch, capsys, "rollback", "--line", "bottle", "--to", 2, "--repository", repository)
+    assert publish.live_version(repository, "bottle") == 2
+
+
+BUILD = ("build", "exdd", "--line", "bottle")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("rollback", "--line", "screw", "--repository", "."), "has no line 'screw'"),
+        (("serve", "--repository", "nowhere"), "no model repository at"),
+        ((*BUILD, "--data", "magic:."), "'magic:.' names no data set"),
+        ((*BUILD, "--data", "folder:nowhere"), "is not a folder"),
+        ((*BUILD, "--data", "surfaces:marble"), "there is no family 'marble'"),
+        ((*BUILD, "--data", "folder:.", "--size", 100), "recipe: size: Value error, must be one of 128"),
+        ((*BUILD, "--data", "folder:.", "--false-alarm", 0), "recipe: false_alarm: .*greater than 0"),
+        ((*BUILD, "--data", "folder:.", "--positive", "all"), "recipe: positive: .*'labelled'"),
+        ((*BUILD, "--data", "folder:.", "--recipe", "gone.yaml"), "gone.yaml: the recipe cannot be read"),
+        (
+            (*BUILD, "--data", "folder:.", "--recipe", "picture.yaml"),
+            "picture.yaml: the recipe cannot be read",
+        ),
+        ((*BUILD, "--data", "folder:.", "--recipe", "broken.yaml"), "broken.yaml: the recipe cannot be read"),
+        ((*BUILD, "--data", "folder:.", "--recipe", "list.yaml"), "list.yaml: a recipe is a YAML mapping"),
+        ((*BUILD, "--data", "folder:.", "--recipe", "typo.yaml"), "typo.yaml: exdd.min_bunk: "),
+        (("evaluate", "exdd", "--data", "folder:."), "no pictures"),
+        (("synthesize", "--data", "folder:nowhere", "--out", "out"), "is not a folder"),
+    ],
+)
+def test_an_error_is_one_sentence(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[object, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    Path("broken.yaml").write_text("size: [")
+    Path("list.yaml").write_text("- size")
+    Path("typo.yaml").write_text("exdd: {min_bunk: 3}")
+    status, out, told = leave(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert out == ""
+    *_, last = told.splitlines()  # before it there may be progress
+    assert last.startswith("flawline: ")
+    assert re.search(message, last)
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("evaluate", "exdd", "--data", "surfaces", "--seeds", "1,b"),
+            "give whole numbers separated by commas",
+        ),
+        (("lines", "--jsn"), "No such option"),
+        (("build", "exdd", "--data", "surfaces"), "Missing option '--line'"),
+        (
+            ("synthesize", "--data", "surfaces", "--out", "x", "--count", 0),
+            "should be greater than or equal to 1",
+        ),
+        (("bild",), "No such command 'bild'"),
+    ],
+)
+def test_wrong_usage_is_told_with_status_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[object, ...],
+    message: str,
+) -> None:
+    status, _, told = leave(monkeypatch, capsys, *arguments)
+    assert status == 2
+    assert message in told
+    assert "Traceback" not in told
+
+
+def test_ctrl_c_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(repository: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "list_lines", interrupt)
+    status, out, told = leave(monkeypatch, capsys, "lines")
+    assert status == 130
+    assert "Traceback" not in out + told
+
+
+def test_commands_that_do_not_train_do_without_torch() -> None:
+    source = Path(cli.__file__).read_text()
+    assert "import torch" not in source

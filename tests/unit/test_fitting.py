@@ -1,0 +1,275 @@
+"""Fitting a detector: what it learns from, what it keeps apart, and what it refuses."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from small_lines import SIZE, draw_line, small_recipe, write_teacher
+
+from flawline.data import Dataset, Sample
+from flawline.data.squares import Square, cover
+from flawline.detectors.exdd.model import embed
+from flawline.errors import DataError, FlawlineError, RecipeError
+from flawline.fitting import FittedLine, fit
+from flawline.teachers import PatchFeatures, load_teacher
+
+PATCHES = 256
+WHOLE_BANK = {"min_bank": 20_000}
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def line(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return draw_line(
+        tmp_path_factory.mktemp("line"), normals=24, test_normals=4, test_defects=4, train_defects=4
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(line: Dataset, teacher: str) -> FittedLine:
+    return fit("exdd", line, small_recipe(teacher), seed=0)
+
+
+def with_normals(line: Dataset, normals: list[Sample]) -> Dataset:
+    return replace(line, samples=(*normals, *line.train_defects, *line.test))
+
+
+def copies(line: Dataset, sizes: list[int]) -> Dataset:
+    """Items that were photographed `sizes` times each, every time with the same result."""
+    normals = [
+        replace(sample, group=f"item {number}")
+        for number, (sample, size) in enumerate(zip(line.train_normals, sizes, strict=False))
+        for _ in range(size)
+    ]
+    return with_normals(line, normals)
+
+
+def two_regions(line: Dataset, folder: Path, sizes: tuple[int, int] = (30, 20)) -> Dataset:
+    """Normals, and one defect picture whose mask has two squares."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[8 : 8 + sizes[0], 8 : 8 + sizes[0]] = 255
+    mask[80 : 80 + sizes[1], 80 : 80 + sizes[1]] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    defect = replace(line.train_defects[0], mask=folder / "mask.png")
+    return replace(line, samples=(*line.train_normals, defect))
+
+
+@pytest.mark.parametrize(
+    ("detector", "changes", "device", "error", "message"),
+    [
+        ("exd", {}, "cpu", RecipeError, "unknown detector 'exd'; there are: exdd"),
+        ("exdd", {}, "abacus", RecipeError, "device 'abacus' is not available"),
+        ("exdd", {}, "cuda:99", RecipeError, "device 'cuda:99' is not available"),
+        ("exdd", {"positive": "labelled"}, "cpu", DataError, "no training defects with masks"),
+        ("exdd", {"teacher": "/nowhere"}, "cpu", FlawlineError, "/nowhere"),
+        ("exdd", {"positive": "synthetic", "synthesis": "magic"}, "cpu", FlawlineError, "magic"),
+    ],
+)
+def test_what_cannot_be_done_is_said(
+    line: Dataset,
+    teacher: str,
+    detector: str,
+    changes: dict[str, str],
+    device: str,
+    error: type[FlawlineError],
+    message: str,
+) -> None:
+    unlabelled = replace(line, samples=line.train_normals)
+    with pytest.raises(error, match=message):
+        fit(detector, unlabelled, small_recipe(**{"teacher": teacher, **changes}), seed=0, device=device)
+
+
+def test_too_few_normals_are_counted(line: Dataset, teacher: str) -> None:
+    few = with_normals(line, list(line.train_normals[:9]))
+    message = "has 9 normal training pictures; at least 10 are needed to learn, and 19 to promise 5.00%"
+    with pytest.raises(DataError, match=message):
+        fit("exdd", few, small_recipe(teacher, false_alarm=0.05), seed=0)
+
+
+@pytest.mark.parametrize("false_alarm", [0.1, 0.02], ids=["split", "k-fold"])
+def test_pictures_of_too_few_items_are_refused(line: Dataset, teacher: str, false_alarm: float) -> None:
+    for sizes in ([48], [20, 10, 10, 8]):
+        with pytest.raises(DataError, match=f"show only {len(sizes)} different items; at least 5"):
+            fit("exdd", copies(line, sizes), small_recipe(teacher, false_alarm=false_alarm), seed=0)
+
+
+@pytest.mark.parametrize(("false_alarm", "method", "bank"), [(0.1, "split", 36), (0.05, "k-fold", 48)])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_item_is_both_in_the_banks_and_in_the_calibration(
+    line: Dataset, teacher: str, false_alarm: float, method: str, bank: int, seed: int
+) -> None:
+    """A bank that keeps every patch would know each copy of a picture: its score would be next to nothing."""
+    items = copies(line, [4] * 12)
+    recipe = small_recipe(teacher, false_alarm=false_alarm, positive="none", exdd=WHOLE_BANK)
+    fitted = fit("exdd", items, recipe, seed=seed)
+    assert fitted.calibration.method == method
+    assert (fitted.bank_normals, len(fitted.calibration.scores)) == (bank, 48 if method == "k-fold" else 12)
+    known = [
+        verdict.score for verdict in fitted.inspect([s.read_image() for s in items.train_normals[:48:4]])
+    ]
+    assert min(known) < 0.02 * np.median(fitted.calibration.scores), "the bank knows what it was made from"
+    assert min(fitted.calibration.scores) > 0.2 * np.median(fitted.calibration.scores)
+
+
+@pytest.mark.parametrize("seed", [3, 8])  # these draw it first and last
+def test_an_item_of_most_pictures_leaves_something_to_learn_from(
+    line: Dataset, teacher: str, seed: int
+) -> None:
+    recipe = small_recipe(teacher, positive="none")
+    fitted = fit("exdd", copies(line, [1, 1, 1, 1, 44]), recipe, seed=seed)
+    assert fitted.bank_normals >= 1
+    assert len(fitted.calibration.scores) >= 1
+
+
+def test_one_seed_one_line(line: Dataset, teacher: str, fitted: FittedLine) -> None:
+    again, other = (fit("exdd", line, small_recipe(teacher), seed=seed) for seed in (0, 1))
+    assert fitted.model.positive is not None
+    assert again.model.positive is not None
+    assert torch.equal(again.model.negative.vectors, fitted.model.negative.vectors)
+    assert torch.equal(again.model.positive.vectors, fitted.model.positive.vectors)
+    np.testing.assert_array_equal(again.calibration.scores, fitted.calibration.scores)
+    assert again.settings == fitted.settings
+    assert not np.array_equal(other.calibration.scores, fitted.calibration.scores)
+
+
+def test_the_settings_carry_the_calibration(line: Dataset, teacher: str, fitted: FittedLine) -> None:
+    few = fit("exdd", line, small_recipe(teacher, false_alarm=0.01, sigma=2.5, min_area=7), seed=0)
+    assert few.calibration.false_alarm == 1 / 25
+    assert (few.settings.false_alarm, few.settings.sigma, few.settings.min_area) == (1 / 25, 2.5, 7)
+    for each in (few, fitted):
+        assert each.settings.pixel_threshold == each.calibration.pixel_threshold
+        assert each.settings.false_alarm == each.calibration.false_alarm
+
+
+def test_pictures_are_judged_alike_alone_and_together(line: Dataset, fitted: FittedLine) -> None:
+    pictures = [sample.read_image() for sample in line.test]
+    pictures[1] = pictures[1][:50]
+    together = fitted.inspect(pictures)
+    for picture, verdict in zip(pictures, together, strict=True):
+        (alone,) = fitted.inspect([picture])
+        assert alone.score == pytest.approx(verdict.score, rel=1e-4)
+        assert alone.geometry == verdict.geometry
+        np.testing.assert_allclose(alone.anomaly_map, verdict.anomaly_map, rtol=1e-3, atol=1e-5)
+
+
+def test_the_positive_bank_comes_from_what_the_recipe_says(line: Dataset, teacher: str) -> None:
+    unlabelled = replace(line, samples=line.train_normals)
+    cases = [
+        (line, "auto", (4, 0), "4 labelled defect pictures"),
+        (line, "labelled", (4, 0), "4 labelled defect pictures"),
+        (line, "synthetic", (0, 4), "4 synthetic defects"),
+        (unlabelled, "auto", (0, 4), "4 synthetic defects"),
+        (line, "none", (0, 0), "none"),
+    ]
+    for dataset, positive, counts, statement in cases:
+        fitted = fit("exdd", dataset, small_recipe(teacher, positive=positive), seed=0)
+        assert (fitted.positive.labelled, fitted.positive.synthetic) == counts
+        assert fitted.positive.statement.startswith(statement)
+        assert (fitted.model.positive is None) == (positive == "none")
+        assert fitted.settings.has_positive == (positive != "none")
+
+
+def test_masks_without_a_pixel_fill_no_bank_and_are_not_counted(
+    line: Dataset, teacher: str, tmp_path: Path
+) -> None:
+    empty = two_regions(line, tmp_path, sizes=(0, 0))
+    fitted = fit("exdd", empty, small_recipe(teacher, positive="labelled"), seed=0)
+    assert fitted.model.positive is None
+    assert not fitted.settings.has_positive
+    assert fitted.positive.statement.startswith("none")
+
+
+def embedded(teacher: str, samples: tuple[Sample, ...]) -> list[NDArray[np.float32]]:
+    squares = [Square.of(sample.read_image(), SIZE) for sample in samples]
+    return list(embed(load_teacher(teacher), PatchFeatures(), squares).numpy())
+
+
+def distances(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
+    """From each of `ones` to the nearest of `others`."""
+    return torch.cdist(torch.from_numpy(ones), torch.from_numpy(others)).min(dim=1).values.numpy()
+
+
+def test_only_defective_patches_are_positive(line: Dataset, teacher: str, tmp_path: Path) -> None:
+    defective = two_regions(line, tmp_path)
+    recipe = small_recipe(teacher, exdd={"positive_share": 1.0, "min_cover": 0.5})
+    bank = fit("exdd", defective, recipe, seed=0).model.positive
+    assert bank is not None
+    (features,) = embedded(teacher, defective.train_defects)
+    covered = cover(
+        defective.train_defects[0].read_mask(SIZE, SIZE),
+        Square.of(np.zeros((SIZE, SIZE, 3), np.uint8), SIZE).geometry,
+        16,
+    )
+    rows = covered.ravel() >= 0.5
+    assert 10 < rows.sum() == len(bank.vectors) < 40
+    assert distances(features[rows], bank.vectors.numpy()).max() < 1e-2
+    assert np.median(distances(features[~rows], bank.vectors.numpy())) > 0.1
+
+
+def test_the_thinnest_defect_has_a_patch(line: Dataset, teacher: str, tmp_path: Path) -> None:
+    thin = two_regions(line, tmp_path, sizes=(1, 0))
+    bank = fit("exdd", thin, small_recipe(teacher), seed=0).model.positive
+    assert bank is not None
+    assert len(bank.vectors) == 1
+
+
+@pytest.mark.parametrize(("patches", "count"), [("crops", 2 * PATCHES), ("last_crop", PATCHES)])
+def test_crops_are_embedded_whole(
+    line: Dataset, teacher: str, tmp_path: Path, patches: str, count: int
+) -> None:
+    recipe = small_recipe(teacher, exdd={"positive_share": 1.0, "positive_patches": patches})
+    bank = fit("exdd", two_regions(line, tmp_path), recipe, seed=0).model.positive
+    assert bank is not None
+    assert len(bank.vectors) == count
+
+
+def test_the_way_of_the_authors_runs(line: Dataset, teacher: str) -> None:
+    faithful = {
+        "image_score": "faithful",
+        "faithful_pooling": True,
+        "eight_bit_map": True,
+        "positive_patches": "last_crop",
+        "positive_weight": 1.0,
+    }
+    fitted = fit("exdd", line, small_recipe(teacher, exdd=faithful), seed=0)
+    assert fitted.settings.eight_bit_map
+    assert fitted.model.features.faithful_pooling
+    assert all(np.isfinite(verdict.score) for verdict in fitted.inspect([s.read_image() for s in line.test]))
+
+
+def test_padding_is_not_learned(line: Dataset, teacher: str, tmp_path: Path) -> None:
+    """Pictures half as high as wide fill half of the square."""
+    flat = []
+    for number, sample in enumerate(line.train_normals):
+        Image.fromarray(sample.read_image()[:64]).save(tmp_path / f"{number}.png")
+        flat.append(replace(sample, image=tmp_path / f"{number}.png"))
+    recipe = small_recipe(teacher, false_alarm=0.02, positive="none", exdd=WHOLE_BANK)
+    fitted = fit("exdd", with_normals(line, flat), recipe, seed=0)
+    assert len(fitted.model.negative.vectors) == 24 * PATCHES // 2
+
+
+def test_a_large_pool_is_thinned_evenly(line: Dataset, teacher: str) -> None:
+    recipe = small_recipe(teacher, false_alarm=0.02, positive="none", exdd={"pool_limit": 1200, **WHOLE_BANK})
+    bank = fit("exdd", line, recipe, seed=0).model.negative.vectors.numpy()
+    assert len(bank) == 1200 // 24 * 24
+    for features in embedded(teacher, line.train_normals[::8]):
+        assert (distances(bank, features) < 1e-2).sum() == 1200 // 24
+
+
+def test_a_teacher_that_gives_no_numbers_is_named(line: Dataset, teacher: str, tmp_path: Path) -> None:
+    weights = load_file(Path(teacher) / "model.safetensors")
+    first = next(name for name in weights if name.endswith("convolution.weight"))
+    weights[first] = torch.full_like(weights[first], torch.nan)
+    (tmp_path / "config.json").write_text((Path(teacher) / "config.json").read_text())
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DataError, match="not finite; use another teacher"):
+        fit("exdd", line, small_recipe(str(tmp_path)), seed=0)

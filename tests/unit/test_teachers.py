@@ -1,0 +1,322 @@
+"""Teachers, patch features and the generator the built-in teacher learns from."""
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    BertConfig,
+    Dinov2Backbone,
+    Dinov2Config,
+    ResNetBackbone,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
+
+from flawline.errors import ArtefactError
+from flawline.teachers.patch_features import PatchFeatures
+from flawline.teachers.pretraining import Dice, Textures, draw_batch, photograph, plant
+from flawline.teachers.teacher import BUILTIN, Teacher, load_teacher
+
+ROOT = Path(__file__).parents[2]
+
+
+def pictures(count: int, size: int, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), np.uint8))
+
+
+def resnet_config() -> ResNetConfig:
+    return ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12, 16, 20], depths=[1, 1, 1, 1], layer_type="basic"
+    )
+
+
+@pytest.fixture
+def resnet(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    ResNetBackbone(resnet_config()).save_pretrained(tmp_path / "resnet")
+    return tmp_path / "resnet"
+
+
+@pytest.fixture
+def dinov2(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    Dinov2Backbone(config).save_pretrained(tmp_path / "dinov2")
+    return tmp_path / "dinov2"
+
+
+class Embedding(nn.Module):
+    """Teacher and patch features in one graph, as lines export them."""
+
+    def __init__(self, teacher: Teacher, patches: PatchFeatures) -> None:
+        super().__init__()
+        self.teacher, self.patches = teacher, patches
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return self.patches(self.teacher(batch))
+
+
+def test_builtin_gives_strides_8_and_16_and_is_small() -> None:
+    teacher = load_teacher("builtin")
+    fine, coarse = teacher(pictures(2, 64))
+    assert (teacher.layers, teacher.channels) == ((2, 3), (128, 256))
+    assert (fine.shape, coarse.shape) == ((2, 128, 8, 8), (2, 256, 4, 4))
+    assert fine.dtype == coarse.dtype == torch.float32
+    (weights,) = BUILTIN.glob("*.safetensors")
+    assert weights.stat().st_size < 12_000_000
+    with safe_open(weights, framework="pt") as file:
+        stored = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - not a dict
+    assert all(value.isfinite().all() for value in stored)
+    assert {value.dtype for value in stored if value.is_floating_point()} == {torch.float16}
+
+
+def test_builtin_normalises_by_its_own_numbers() -> None:
+    teacher, batch = load_teacher("builtin"), pictures(1, 64)
+    settings = json.loads((BUILTIN / "preprocessor_config.json").read_text())
+    pixels = (batch.permute(0, 3, 1, 2) / 255 - settings["image_mean"][0]) / settings["image_std"][0]
+    backbone = ResNetBackbone.from_pretrained(BUILTIN, out_indices=[2, 3]).float().eval()
+    for got, expected in zip(teacher(batch), backbone(pixels).feature_maps, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_builtin_sees_a_faint_scratch_where_it_is() -> None:
+    """The patches under a scratch move far more than those beside it."""
+    dice = Dice(5)
+    field = Textures.draw(dice, 1, 96, held_out=True).field(torch.zeros(8, dtype=torch.long), dice)
+    surface = (0.5 + 0.04 * field)[:, None].repeat(1, 3, 1, 1)
+    scratched = surface.clone()
+    scratched[:, :, 20:76, 47:49] -= 0.12
+    teacher, patches = load_teacher("builtin"), PatchFeatures()
+
+    def embed(values: Tensor) -> Tensor:
+        return patches(teacher((values.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1)))
+
+    moved = (embed(scratched) - embed(surface)).norm(dim=2).reshape(8, 12, 12)
+    assert moved[:, 4:8, 5:7].mean() > 3 * moved[:, :, [0, 1, 10, 11]].mean()
+
+
+@pytest.mark.parametrize("name", ["resnet", "dinov2"])
+def test_folder_and_hf_are_the_same_teacher(name: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    plain, hub = load_teacher(str(folder)), load_teacher(f"hf:{folder}")
+    assert plain.layers == (2, 3)
+    assert plain.fingerprint == hub.fingerprint
+    maps = plain(pictures(2, 56))
+    assert [part.shape[1] for part in maps] == list(plain.channels)
+    for one, other in zip(maps, hub(pictures(2, 56)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_hf_teacher_without_settings_takes_imagenet_normalisation(resnet: Path) -> None:
+    batch = pictures(1, 64)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    backbone = ResNetBackbone.from_pretrained(resnet, out_indices=[1, 4]).eval()
+    expected = backbone(((batch / 255 - mean) / std).permute(0, 3, 1, 2)).feature_maps
+    for got, want in zip(load_teacher(f"hf:{resnet}", layers=(1, 4))(batch), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_classifier_checkpoints_load_with_their_trained_weights(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = ResNetForImageClassification(resnet_config()).eval()
+    model.save_pretrained(tmp_path)
+    teacher, batch = load_teacher(f"hf:{tmp_path}", layers=(4,)), pictures(1, 64)
+    pixels = (batch.permute(0, 3, 1, 2) - teacher.mean) / teacher.std
+    torch.testing.assert_close(
+        teacher(batch)[0], model.resnet(pixels).last_hidden_state, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_teacher_never_learns() -> None:
+    teacher = load_teacher("builtin")
+    nn.Sequential(teacher).train()
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+def test_fingerprint_follows_the_weights(resnet: Path) -> None:
+    before = load_teacher(str(resnet)).fingerprint
+    weights = load_file(resnet / "model.safetensors")
+    weights["embedder.embedder.convolution.weight"][0] += 1
+    save_file(weights, resnet / "model.safetensors", metadata={"format": "pt"})
+    assert load_teacher(str(resnet)).fingerprint != before
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "faithful"), [("builtin", 64, False), ("resnet", 64, True), ("dinov2", 70, False)]
+)
+def test_exported_graph_agrees_at_any_batch(
+    source: str, size: int, faithful: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = source if source == "builtin" else str(request.getfixturevalue(source))
+    model = Embedding(load_teacher(folder), PatchFeatures(faithful_pooling=faithful)).eval()
+    torch.onnx.export(
+        model,
+        (pictures(2, size),),
+        tmp_path / "model.onnx",
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    for count in (1, 3):
+        batch = pictures(count, size, seed=count)
+        (got,) = session.run(None, {session.get_inputs()[0].name: batch.numpy()})
+        expected = model(batch).numpy()
+        assert got.shape == expected.shape
+        assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
+    fine = torch.zeros(1, 1, 4, 6)
+    fine[0, 0, 1, 2] = 9.0
+    coarse = torch.arange(6.0).reshape(1, 1, 2, 3)
+    patches = PatchFeatures()([fine, coarse])
+    assert patches.shape == (1, 24, 2)
+    grid = patches.reshape(4, 6, 2)
+    expected = torch.zeros(4, 6)
+    expected[1:3, 1:4] = 1.0
+    expected[0, 1:4] = 1.5  # six neighbours at the border, not nine
+    torch.testing.assert_close(grid[..., 0], expected)
+    assert grid[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 4)
+    assert grid[3, 5, 1] == pytest.approx((1 + 2 + 4 + 5) / 4)
+    doubled = PatchFeatures(scales=(1.0, 2.0))([fine, coarse])
+    torch.testing.assert_close(doubled, patches * torch.tensor([1.0, 2.0]))
+
+
+def test_faithful_pooling_is_unpadded_then_adaptive() -> None:
+    maps = [torch.rand(2, 3, 40, 14), torch.rand(2, 5, 20, 7)]
+    patches = PatchFeatures(faithful_pooling=True)(maps)
+    assert patches.shape == (2, 560, 8)
+    assert torch.allclose(patches[:, 0, :3], maps[0][:, :, :3, :3].mean(dim=(2, 3)))
+    assert torch.allclose(patches[:, -1, 3:], maps[1][:, :, -3:, -3:].mean(dim=(2, 3)))
+
+
+def damage_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def drop_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def drop_one_tensor(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.stages.1.layers.0.layer.0.convolution.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def drop_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def take_no_backbone(folder: Path) -> None:
+    BertConfig().save_pretrained(folder)
+
+
+def change_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "embedding_size": 16}))
+
+
+def break_settings(folder: Path) -> None:
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.2]}')
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (damage_weights, "model.safetensors is damaged"),
+        (drop_weights, "no *.safetensors"),
+        (drop_one_tensor, "lack 1 tensors, first encoder.stages.1"),
+        (drop_config, "config.json is missing"),
+        (take_no_backbone, "no backbone stages"),
+        (change_width, "do not fit its config.json"),
+        (break_settings, "must be three numbers"),
+    ],
+)
+def test_a_harmed_teacher_is_refused_by_name(harm, words: str, resnet: Path) -> None:
+    harm(resnet)
+    with pytest.raises(ArtefactError) as caught:
+        load_teacher(f"hf:{resnet}")
+    assert words in str(caught.value)
+    assert str(resnet) in str(caught.value)
+
+
+def test_missing_teachers_and_layers_are_refused(
+    resnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ArtefactError, match="there is no such folder"):
+        load_teacher(str(tmp_path / "nowhere"))
+    with pytest.raises(ArtefactError, match="hf:nobody/nothing is neither a folder nor"):
+        load_teacher("hf:nobody/nothing")
+    with pytest.raises(ArtefactError, match="from 1 to 4"):
+        load_teacher(str(resnet), layers=(3, 5))
+
+
+def test_generated_batches_repeat_and_mark_what_was_planted() -> None:
+    textures = Textures.draw(Dice(0), 8, 48)
+    one, same, other = (draw_batch(textures, 6, Dice(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one.first, same.first)
+    assert not torch.equal(one.first, other.first)
+    assert not torch.equal(one.first, one.second), "two photographs of a surface have different light"
+    assert one.first.shape == (6, 48, 48, 3)
+    assert one.first.dtype == torch.uint8
+
+    dice = Dice(3)
+    surface = torch.full((64, 3, 48, 48), 0.5) + 0.05 * torch.randn(64, 1, 48, 48)
+    planted, mask = plant(surface, torch.randn(64, 48, 48), dice, share=1.0)
+    changed = (planted - surface).abs().amax(dim=1)
+    assert (mask.flatten(1).amax(dim=1) > 0).float().mean() > 0.9, "nearly every outline lies in its picture"
+    assert changed[mask == 0].mean() < 0.1 * changed[mask == 1].mean()
+    untouched, empty = plant(surface, torch.randn(64, 48, 48), dice, share=0.0)
+    assert torch.equal(untouched, surface)
+    assert not empty.any()
+
+
+def test_photographs_keep_to_the_range_and_differ_in_exposure() -> None:
+    shots = photograph(torch.full((32, 3, 32, 32), 0.5), Dice(0)).float().mean(dim=(1, 2, 3))
+    assert shots.max() / shots.min() > 2
+    calm = photograph(torch.full((32, 3, 32, 32), 0.5), Dice(0), unrest=0.0).float().mean(dim=(1, 2, 3))
+    assert calm.std() < 1
+
+
+def pretrain_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("pretrain_teacher", ROOT / "build" / "pretrain_teacher.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pretraining_resumes_and_leaves_a_loadable_teacher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = pretrain_script()
+    monkeypatch.setattr(script, "SURFACES", 2)
+    learner = script.Learner()
+    settings = {"seed": 0, "device": torch.device("cpu")}
+    steps = script.train(learner, tmp_path, budget=0.5, resume=False, **settings)
+    fresh = script.Learner()
+    assert script.train(fresh, tmp_path, budget=0.0, resume=True, **settings) == steps > 0
+    for name, value in learner.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name]), name
+    assert script.train(fresh, tmp_path, budget=1.0, resume=True, **settings) > steps
+    script.save_backbone(fresh.backbone, tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+    teacher = load_teacher(str(tmp_path))
+    assert [part.shape[1] for part in teacher(pictures(1, 64))] == [128, 256]
