@@ -52,7 +52,7 @@ class Calibration:
             origin = (
                 f"{count} normals, each scored by banks without it ({self.method} cross-conformal prediction)"
             )
-            degree = f"about {self.false_alarm:.2%}, and never more than twice that,"
+            degree = f"about {self.false_alarm:.2%}"
         promise = f"of good pictures like these, {degree} are called defective on average; from {origin}"
         if self.false_alarm > self.asked_false_alarm:
             needed = normals_needed(self.asked_false_alarm)

@@ -103,7 +103,9 @@ def fit(detector: str, dataset: Dataset, recipe: Recipe, *, seed: int, device: s
             f"to learn, and {normals_needed(recipe.false_alarm)} to promise {recipe.false_alarm:.2%} false alarms"
         )
         raise DataError(msg)
-    teacher = load_teacher(recipe.teacher, layers=recipe.layers).to(pick_device(device))
+    teacher = load_teacher(recipe.teacher, layers=recipe.layers, even_exposure=recipe.even_exposure).to(
+        pick_device(device)
+    )
     trainer = ExDDTrainer(teacher, recipe.exdd, size=recipe.size, seed=seed)
     method, held_out = _plan_calibration(normals, recipe, seed)
     unseen = set(held_out[0].tolist()) if method == "split" else set()

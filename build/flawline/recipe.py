@@ -20,6 +20,7 @@ class Recipe(BaseModel):
         name: printed beside results.
         teacher: `builtin`, `hf:<name>` or a local folder.
         layers: stages of the teacher to use, from 1; null takes the teacher's default.
+        even_exposure: bring each picture to one brightness and contrast first, for lines whose light varies.
         size: side of the model square in pixels, one of flawline.stages.picture.SIZES.
         sigma: standard deviation in pixels of the Gaussian that smooths the map.
         min_area: regions of fewer pixels of the model square get no box.
@@ -40,6 +41,7 @@ class Recipe(BaseModel):
     name: str = "default"
     teacher: str = "builtin"
     layers: tuple[int, ...] | None = None
+    even_exposure: bool = True
     size: int = 256
     sigma: float = Field(4.0, ge=0)
     min_area: int = Field(16, ge=1)

@@ -106,6 +106,20 @@ def test_builtin_sees_a_faint_scratch_where_it_is() -> None:
     assert moved[:, 4:8, 5:7].mean() > 3 * moved[:, :, [0, 1, 10, 11]].mean()
 
 
+def test_even_exposure_sees_the_same_part_under_more_or_less_light() -> None:
+    dark = 40 + 0.4 * pictures(2, 64).float()
+    light = (1.5 * dark + 10).round().to(torch.uint8)
+    for even, same in ((True, True), (False, False)):
+        teacher = load_teacher("builtin", even_exposure=even)
+        one, other = (maps[-1] for maps in (teacher(dark.round().to(torch.uint8)), teacher(light)))
+        assert ((one - other).norm() < 0.05 * one.norm()) == same
+
+
+def test_even_exposure_leaves_a_flat_picture_finite() -> None:
+    flat = torch.full((1, 64, 64, 3), 200, dtype=torch.uint8)
+    assert torch.isfinite(load_teacher("builtin", even_exposure=True)(flat)[-1]).all()
+
+
 @pytest.mark.parametrize("name", ["resnet", "dinov2"])
 def test_folder_and_hf_are_the_same_teacher(name: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(name)

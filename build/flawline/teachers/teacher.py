@@ -22,6 +22,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Normalisation of a backbone whose folder has no `preprocessor_config.json`."""
 
+_GREY, _CONTRAST, _LEAST_DEVIATION = 127.5, 32.0, 2.0
+"""Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
+
 _CURE = "give builtin, hf:<name or folder>, or a folder holding config.json and *.safetensors"
 
 
@@ -32,6 +35,8 @@ class Teacher(nn.Module):
         source: as given to `load_teacher`.
         layers: numbers of the stages whose features come out, from 1, ascending.
         channels: C_k of each of them.
+        even_exposure: whether each picture is brought to one brightness and contrast first: that of mid grey
+            pictures, so that the same part under more or less light gives the same features.
         fingerprint: SHA-256 (hex) of the weights file, or of all of them in the order of their names.
 
     """
@@ -44,8 +49,10 @@ class Teacher(nn.Module):
         fingerprint: str,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        even_exposure: bool = False,
     ) -> None:
         super().__init__()
+        self.even_exposure = even_exposure
         self.source = source
         self.fingerprint = fingerprint
         self.layers: tuple[int, ...] = tuple(backbone.config.out_indices)
@@ -64,11 +71,18 @@ class Teacher(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Turn UINT8 [B, S, S, 3] (RGB) into one FP32 [B, C_k, H_k, W_k] per layer, finest first."""
-        pixels = (pictures.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        pixels = pictures.permute(0, 3, 1, 2).float()
+        if self.even_exposure:
+            centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
+            deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            pixels = _GREY + centred * (_CONTRAST / deviation.clamp(min=_LEAST_DEVIATION))
+        pixels = (pixels - self.mean) / self.std
         return list(self.backbone(pixels).feature_maps)
 
 
-def load_teacher(source: str, *, layers: tuple[int, ...] | None = None) -> Teacher:
+def load_teacher(
+    source: str, *, layers: tuple[int, ...] | None = None, even_exposure: bool = False
+) -> Teacher:
     """Load a frozen teacher.
 
     Args:
@@ -77,6 +91,7 @@ def load_teacher(source: str, *, layers: tuple[int, ...] | None = None) -> Teach
             `image_mean` and `image_std`.
         layers: numbers of the stages to use, from 1, ascending. By default the stages at half and at three
             quarters of the depth: 2 and 3 of a ResNet, as PatchCore takes them; 6 and 9 of a 12-block DINOv2.
+        even_exposure: see Teacher.
 
     Raises:
         ArtefactError: the folder or model is missing, its weights are missing, damaged, incomplete or not
@@ -91,7 +106,12 @@ def load_teacher(source: str, *, layers: tuple[int, ...] | None = None) -> Teach
     _check_weights(weights)
     mean, std = _normalisation(folder)
     return Teacher(
-        _backbone(folder, layers), source=source, fingerprint=_fingerprint(weights), mean=mean, std=std
+        _backbone(folder, layers),
+        source=source,
+        fingerprint=_fingerprint(weights),
+        mean=mean,
+        std=std,
+        even_exposure=even_exposure,
     )
 
 
