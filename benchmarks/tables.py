@@ -37,8 +37,22 @@ def accuracy_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def parity_table(rows: list[dict]) -> str:
+    """How far each path lies from eager torch, per line."""
+    lines = [
+        "| line | path | pictures | decisions flipped | largest relative score difference | rank correlation |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['line']} | {row['path']} | {row['pictures']} | {row['decisions_flipped']} "
+        f"| {row['max_score_difference']:.1e} | {row['rank_correlation']:.6f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def speed_table(rows: list[dict]) -> str:
-    """One line per case with its three figures, then the ratios measured in the same run."""
+    """One line per case with its three figures, then the ratios of one request at a time."""
     cases = defaultdict(dict)
     for row in rows:
         case, _, figure = row["name"].rpartition(", ")
@@ -49,7 +63,8 @@ def speed_table(rows: list[dict]) -> str:
         cells = [figures.get(name, "–") for name in ("throughput", "p50", "p99")]
         lines.append(f"| {case} | {concurrency} | " + " | ".join(cells) + " |")
     lines += ["", "| ratio, in the same run | value |", "| --- | --- |"]
-    lines += [f"| {row['name']} | {row['value']:g} |" for row in rows if row["unit"] == "ratio"]
+    alone = [row for row in rows if row["unit"] == "ratio" and row["concurrency"] == 1]
+    lines += [f"| {row['name']} | {row['value']:g} |" for row in alone if ", p50, " in row["name"]]
     return "\n".join(lines)
 
 
@@ -63,7 +78,7 @@ def _spread(values: list[float | None]) -> str:
 
 def render(readme: str) -> str:
     """The README with the text between each pair of table marks replaced."""
-    for name, make in (("accuracy", accuracy_table), ("speed", speed_table)):
+    for name, make in (("accuracy", accuracy_table), ("parity", parity_table), ("speed", speed_table)):
         rows = json.loads((RESULTS / f"{name}.json").read_text())
         before, rest = readme.split(f"<!-- table {name} -->\n", 1)
         _, after = rest.split("<!-- end of table -->", 1)

@@ -190,7 +190,7 @@ def test_masks_without_a_pixel_fill_no_bank_and_are_not_counted(
 
 def embedded(teacher: str, samples: tuple[Sample, ...]) -> list[NDArray[np.float32]]:
     squares = [Square.of(sample.read_image(), SIZE) for sample in samples]
-    return list(embed(load_teacher(teacher), PatchFeatures(), squares).numpy())
+    return list(embed(load_teacher(teacher, even_exposure=True), PatchFeatures(), squares).numpy())
 
 
 def distances(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
