@@ -14,7 +14,7 @@ import typer
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "accuracy.json"
-RECIPES = ("exdd", "synthetic", "patchcore", "exdd_paper", "exdd_faithful")
+RECIPES = ("exdd", "synthetic", "patchcore", "exdd_paper", "exdd_faithful", "as_photographed")
 SURFACES = ("surfaces:woven", "surfaces:leather,seed=2", "surfaces:ground_steel,seed=4")
 
 

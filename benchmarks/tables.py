@@ -60,8 +60,9 @@ def speed_table(rows: list[dict]) -> str:
             cases[case, row["concurrency"]][figure] = f"{row['value']:g}"
     lines = ["| asked | at a time | pictures/s | p50 ms | p99 ms |", "| --- | --- | --- | --- | --- |"]
     for (case, concurrency), figures in cases.items():
-        cells = [figures.get(name, "–") for name in ("throughput", "p50", "p99")]
-        lines.append(f"| {case} | {concurrency} | " + " | ".join(cells) + " |")
+        cells = [figures.get(figure, "–") for figure in ("throughput", "p50", "p99")]
+        name = case.removesuffix(f" at {concurrency}")
+        lines.append(f"| {name} | {concurrency} | " + " | ".join(cells) + " |")
     lines += ["", "| ratio, in the same run | value |", "| --- | --- |"]
     alone = [row for row in rows if row["unit"] == "ratio" and row["concurrency"] == 1]
     lines += [f"| {row['name']} | {row['value']:g} |" for row in alone if ", p50, " in row["name"]]

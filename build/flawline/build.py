@@ -261,8 +261,8 @@ def check_parity(
     manifest = served["graph"].manifest
     with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
         if unready := server.unready_models():
-            name, reason = next(iter(unready.items()))
-            msg = f"the server does not load model {name} of the new version: {reason}"
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in unready.items())
+            msg = f"the server does not load all models of the new version ({reasons}); nothing was published"
             raise FlawlineError(msg)
         with InspectionClient(server.grpc_url, timeout=60) as client:
             for path, model, raw in (

@@ -108,12 +108,12 @@ def build(
         )
     Console().print(table)
     say(f"Promise: {manifest.calibration.promise}.")
-    if report is not None:
-        write_build_report(report, built)
-        say(f"Report: {report}")
     say(
         f"Published line '{line}' version {manifest.version} in {repository}; serve it with 'flawline serve'."
     )
+    if report is not None:
+        write_build_report(report, built)
+        say(f"Report: {report}")
 
 
 @app.command()

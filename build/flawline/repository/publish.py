@@ -104,8 +104,8 @@ def _config(path: Path) -> ModelConfig | None:
 def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
     """Make the models of a version live: version folders first, then configurations, the front doors last.
 
-    `artefact` is the finished artefact folder; it is moved to its place if it is not there yet. Whatever stops
-    this leaves the version live that was.
+    `artefact` is the finished artefact folder; it is moved to its place if it is not there yet. An error or
+    Ctrl-C leaves the version live that was; after a power cut between two files, `list_lines` names the mixture.
     """
     graph = names.discrepancy(manifest.line)
     home = repository / graph / str(manifest.version)
@@ -144,7 +144,13 @@ def _replace_together(contents: dict[Path, str]) -> None:
 
 
 def list_lines(repository: Path) -> list[LineStatus]:
-    """All lines of a repository and whether their live versions are whole; checks every file's SHA-256."""
+    """All lines of a repository and whether their live versions are whole; checks every file's SHA-256.
+
+    Raises RecipeError if there is no such folder.
+    """
+    if not repository.is_dir():
+        msg = f"{repository} is no folder; name the model repository that 'flawline build' published into"
+        raise RecipeError(msg)
     suffix = names.discrepancy("")
     lines = sorted(p.name.removesuffix(suffix) for p in repository.glob(f"*{suffix}") if p.is_dir())
     return [_status(repository, line) for line in lines]

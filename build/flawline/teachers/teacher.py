@@ -36,7 +36,8 @@ class Teacher(nn.Module):
         layers: numbers of the stages whose features come out, from 1, ascending.
         channels: C_k of each of them.
         even_exposure: whether each picture is brought to one brightness and contrast first: that of mid grey
-            pictures, so that the same part under more or less light gives the same features.
+            pictures, so that the same part under more or less light gives the same features. Taken over the whole
+            square, of which the filling only repeats the picture.
         fingerprint: SHA-256 (hex) of the weights file, or of all of them in the order of their names.
 
     """

@@ -41,6 +41,6 @@ class ExDDConfig(BaseModel):
     image_score: Literal["map_peak", "negative_peak", "faithful"] = "map_peak"
     positive_weight: float = Field(0.25, ge=0, le=1)
     positive_patches: Literal["masked", "crops", "last_crop"] = "masked"
-    min_cover: float = Field(0.25, ge=0, le=1)
+    min_cover: float = Field(0.25, gt=0, le=1)
     faithful_pooling: bool = False
     eight_bit_map: bool = False

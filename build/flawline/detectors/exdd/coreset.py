@@ -51,6 +51,8 @@ def k_center(
     chosen = [first]
     nearest = _squared_distances(points, norms, torch.tensor([first], device=points.device))
     nearest[first] = -1.0  # rounding must not let a row be chosen twice
+    if progress is not None:
+        progress(1)
     while len(chosen) < count:
         pool = min(candidates, total)
         values, rows = torch.topk(nearest, pool)
