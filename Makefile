@@ -28,5 +28,5 @@ lint: $(VENV)/.installed  ## ruff and mypy
 bench: $(VENV)/.installed  ## bounded load tests: benchmarks/results/speed.json
 	$(PY) benchmarks/speed.py
 
-clean:  ## remove the environment and everything generated
-	rm -rf $(VENV) out
+clean:  ## remove the environments and everything generated
+	rm -rf $(VENV) .venv-peer out

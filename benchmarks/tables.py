@@ -1,9 +1,11 @@
-"""Write the README's tables from the committed results: `python benchmarks/tables.py`."""
+"""Write the tables of README and accuracy/teachers.md from the committed results: `python benchmarks/tables.py`."""
 
 import json
+import re
 import statistics
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,21 +21,23 @@ FIGURES = {
     "false_alarm_rate": "false alarms",
 }
 
+RANDOM = re.compile(r"random-\d+@")
+"""Teachers of accuracy/random_teacher.py, one per seed."""
+
 
 def accuracy_table(rows: list[dict]) -> str:
-    """Mean ± sample deviation over seeds, one line per data set, detector and recipe."""
+    """Mean ± sample deviation over seeds, one line per data set, detector, recipe and teacher."""
     groups = defaultdict(list)
     for row in rows:
-        groups[row["data"], row["detector"], row["recipe"], row["labels_used"]].append(row)
+        method = f"{row['detector']}, {row['recipe']}{_other_teacher(row['teacher'])}"
+        groups[row["data"], method, row["labels_used"], _one_of_many(row["teacher"])].append(row)
     lines = [
         "| data | detector, recipe | defect labels used | seeds | " + " | ".join(FIGURES.values()) + " |",
         "| --- | --- | --- | --- |" + " --- |" * len(FIGURES),
     ]
-    for (data, detector, recipe, labels), members in sorted(groups.items()):
+    for (data, method, labels, _), members in sorted(groups.items()):
         cells = [_spread([row[name] for row in members]) for name in FIGURES]
-        lines.append(
-            f"| {data} | {detector}, {recipe} | {labels} | {len(members)} | " + " | ".join(cells) + " |"
-        )
+        lines.append(f"| {data} | {method} | {labels} | {len(members)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -69,6 +73,19 @@ def speed_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def _one_of_many(teacher: str) -> str:
+    """Random weights of all seeds are one teacher; two versions of a learned one are not."""
+    return "random" if RANDOM.search(teacher) else teacher
+
+
+def _other_teacher(teacher: str) -> str:
+    """What to add where the teacher is not the built-in one."""
+    if RANDOM.search(teacher):
+        return ", teacher of random weights"
+    source = teacher.rpartition("@")[0]
+    return "" if source == "builtin" else f", teacher {source}"
+
+
 def _spread(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
@@ -77,19 +94,49 @@ def _spread(values: list[float | None]) -> str:
     return f"{text} ± {statistics.stdev(known):.3f}" if len(known) > 1 else text
 
 
-def render(readme: str) -> str:
-    """The README with the text between each pair of table marks replaced."""
-    for name, make in (("accuracy", accuracy_table), ("parity", parity_table), ("speed", speed_table)):
+def teachers_table(rows: list[dict]) -> str:
+    """One line per attempt at a teacher, best last, and what it did on each family in steady and unsteady light."""
+    families = sorted({line.split(":")[1].split(",")[0] for row in rows for line in row["lines"]})
+    lines = [
+        "| teacher | stages | even exposure | steps of adaptation | image AUROC | pixel AUROC | "
+        + " | ".join(families)
+        + " |",
+        "| --- | --- | --- | --- | --- | --- |" + " --- |" * len(families),
+    ]
+    for row in sorted(rows, key=lambda row: (row["adapt_steps"] > 0, row["image_auroc"])):
+        stages = ", ".join(map(str, row["layers"]))
+        head = f"| {row['teacher']} ({row['fingerprint']}) | {stages} | {'yes' if row['even_exposure'] else 'no'} "
+        head += f"| {row['adapt_steps'] or '–'} | {row['image_auroc']:.3f} | {row['pixel_auroc']:.3f} "
+        cells = [
+            " / ".join(f"{each['image_auroc']:.2f}" for line, each in row["lines"].items() if family in line)
+            for family in families
+        ]
+        lines.append(head + "| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    README: {"accuracy": accuracy_table, "parity": parity_table, "speed": speed_table},
+    Path(__file__).parent / "accuracy" / "teachers.md": {"teachers": teachers_table},
+}
+"""What each document shows, by the mark that stands around it."""
+
+
+def render(text: str, tables: dict[str, Callable[[list[dict]], str]]) -> str:
+    """A document with the text between each pair of table marks replaced."""
+    for name, make in tables.items():
         rows = json.loads((RESULTS / f"{name}.json").read_text())
-        before, rest = readme.split(f"<!-- table {name} -->\n", 1)
+        before, rest = text.split(f"<!-- table {name} -->\n", 1)
         _, after = rest.split("<!-- end of table -->", 1)
-        readme = f"{before}<!-- table {name} -->\n{make(rows)}\n<!-- end of table -->{after}"
-    return readme
+        text = f"{before}<!-- table {name} -->\n{make(rows)}\n<!-- end of table -->{after}"
+    return text
 
 
 if __name__ == "__main__":
-    old = README.read_text()
-    new = render(old)
-    if "--check" in sys.argv:
-        sys.exit(old != new and "README.md differs from benchmarks/results: run python benchmarks/tables.py")
-    README.write_text(new)
+    for document, tables in TABLES.items():
+        old = document.read_text()
+        new = render(old, tables)
+        if "--check" in sys.argv and old != new:
+            sys.exit(f"{document.name} differs from benchmarks/results: run python benchmarks/tables.py")
+        if old != new:
+            document.write_text(new)

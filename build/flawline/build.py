@@ -37,6 +37,7 @@ from flawline.stages.picture import Pixels
 from flawline.targets.compile import check_target, compile_graph
 from flawline.targets.export import LineGraph, export_onnx
 from flawline.targets.parity import Answer, compare, demand_parity
+from flawline.teachers.adapt import AdaptConfig
 from flawline_client import Inspection, InspectionClient
 
 LIBRARIES = (
@@ -302,6 +303,7 @@ def write_build_report(path: Path, built: BuiltLine) -> None:
         "Data": manifest.data.name,
         "Data fingerprint": manifest.data.fingerprint,
         "Teacher": f"{manifest.teacher} ({manifest.teacher_fingerprint[:12]})",
+        "Adaptation": AdaptConfig.model_validate(manifest.recipe["adapt"]).statement,
         "Positive bank": manifest.positive_bank,
         "Promise": manifest.calibration.promise,
         "Served equals trained": (

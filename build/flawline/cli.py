@@ -156,7 +156,8 @@ def evaluate(
         table.add_row(name, text)
     Console().print(table)
     if report_file is not None:
-        report(report_file, runs, title=f"{detector} on {runs[0].row['data']}")
+        facts = {"Adaptation": settings.adapt.statement}
+        report(report_file, runs, title=f"{detector} on {runs[0].row['data']}", facts=facts)
         say(f"Report: {report_file}")
 
 

@@ -15,16 +15,19 @@ from flawline.data.squares import Square
 from flawline.detectors.exdd.fit import BATCH, ExDDTrainer, Pool, ReadDefect
 from flawline.detectors.exdd.model import ExDD, MemoryBank
 from flawline.errors import DataError, RecipeError
-from flawline.progress import say, track
+from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.stages.picture import Pixels
 from flawline.stages.postprocess import LineSettings, Verdict, judge, smooth
 from flawline.stages.ratio import ImageScore
 from flawline.synthesis import get_synthesizer
-from flawline.teachers import load_teacher
+from flawline.teachers import Teacher, load_teacher
+from flawline.teachers.adapt import adapt
 
 DETECTORS = ("exdd",)
 MIN_NORMALS = 10
+MAX_ADAPTED = 1000
+"""More pictures than this add little to an adaptation of some hundred steps, and would fill the memory."""
 SPLIT_FACTOR = 4
 """Normals are split once when this many times the needed number are there; fewer are used by K folds."""
 
@@ -106,10 +109,10 @@ def fit(detector: str, dataset: Dataset, recipe: Recipe, *, seed: int, device: s
     teacher = load_teacher(recipe.teacher, layers=recipe.layers, even_exposure=recipe.even_exposure).to(
         pick_device(device)
     )
-    trainer = ExDDTrainer(teacher, recipe.exdd, size=recipe.size, seed=seed)
     method, held_out = _plan_calibration(normals, recipe, seed)
     unseen = set(held_out[0].tolist()) if method == "split" else set()
     kept = [sample for number, sample in enumerate(normals) if number not in unseen]
+    trainer = ExDDTrainer(_adapted(teacher, kept, recipe, seed), recipe.exdd, size=recipe.size, seed=seed)
     pool = trainer.normal_pool([s.read_image for s in kept])
     defects, facts = _defects(dataset, kept, recipe, seed)
     positive = trainer.positive_bank(defects)
@@ -138,6 +141,27 @@ def fit(detector: str, dataset: Dataset, recipe: Recipe, *, seed: int, device: s
         settings, false_alarm=calibration.false_alarm, pixel_threshold=calibration.pixel_threshold
     )
     return FittedLine(model, final, calibration, facts, len(kept), time.monotonic() - started)
+
+
+def _adapted(teacher: Teacher, normals: Sequence[Sample], recipe: Recipe, seed: int) -> Teacher:
+    """Tune the teacher to the line, on at most MAX_ADAPTED of its pictures."""
+    if not recipe.adapt.steps:
+        return teacher
+    order = np.random.default_rng(seed).permutation(len(normals))[:MAX_ADAPTED]
+    chosen = [normals[number] for number in order]
+    squares = [
+        Square.of(sample.read_image(), recipe.size).pixels for sample in track(chosen, "reading normals")
+    ]
+    with bar() as progress:
+        task = progress.add_task("adapting the teacher to the line", total=recipe.adapt.steps)
+        return adapt(
+            teacher,
+            squares,
+            [sample.group for sample in chosen],
+            recipe.adapt,
+            seed=seed,
+            progress=lambda more: progress.advance(task, more),
+        )
 
 
 def _plan_calibration(

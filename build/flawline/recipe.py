@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.errors import RecipeError
 from flawline.stages.picture import SIZES
+from flawline.teachers.adapt import AdaptConfig
 
 PositiveSource = Literal["auto", "labelled", "synthetic", "none"]
 
@@ -21,6 +22,7 @@ class Recipe(BaseModel):
         teacher: `builtin`, `hf:<name>` or a local folder.
         layers: stages of the teacher to use, from 1; null takes the teacher's default.
         even_exposure: bring each picture to one brightness and contrast first, for lines whose light varies.
+        adapt: settings of the teacher's adaptation to the line.
         size: side of the model square in pixels, one of flawline.stages.picture.SIZES.
         sigma: standard deviation in pixels of the Gaussian that smooths the map.
         min_area: regions of fewer pixels of the model square get no box.
@@ -42,6 +44,7 @@ class Recipe(BaseModel):
     teacher: str = "builtin"
     layers: tuple[int, ...] | None = None
     even_exposure: bool = True
+    adapt: AdaptConfig = AdaptConfig()
     size: int = 256
     sigma: float = Field(4.0, ge=0)
     min_area: int = Field(16, ge=1)

@@ -15,7 +15,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
         line: draw(family, folder / "data")
         for line, family in (("woven", "woven"), ("metal", "brushed_metal"))
     }
-    recipe = Recipe(size=SIZE, false_alarm=0.05)
+    recipe = Recipe.model_validate({"size": SIZE, "false_alarm": 0.05, "adapt": {"steps": 40}})
     plain = recipe.model_copy(update={"positive": "none", "parity_pictures": 4})
     repository = folder / "repository"
     built = {

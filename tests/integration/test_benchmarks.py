@@ -29,7 +29,13 @@ pytestmark = pytest.mark.server
 
 DATA = "surfaces:woven,size=128,normals=12,test_normals=3,test_defects=3,train_defects=2"
 RECIPE = Recipe.model_validate(
-    {"size": 128, "folds": 2, "false_alarm": 0.1, "parity_pictures": 4, "exdd": {"min_bank": 50}}
+    {
+        "size": 128,
+        "folds": 2,
+        "false_alarm": 0.1,
+        "parity_pictures": 4,
+        "exdd": {"min_bank": 50},
+    }
 )
 
 

@@ -31,7 +31,8 @@ def draw_line(folder: Path, **options: object) -> Dataset:
 
 
 def small_recipe(teacher: str, **changes: object) -> Recipe:
-    settings = {"teacher": teacher, "size": SIZE, "false_alarm": 0.1, "synthetic_count": 4, **changes}
+    small = {"size": SIZE, "false_alarm": 0.1, "synthetic_count": 4}
+    settings = {"teacher": teacher, **small, **changes}
     return Recipe.model_validate(settings)
 
 

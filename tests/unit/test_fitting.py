@@ -1,5 +1,6 @@
 """Fitting a detector: what it learns from, what it keeps apart, and what it refuses."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from flawline.data.squares import Square, cover
 from flawline.detectors.exdd.model import embed
 from flawline.errors import DataError, FlawlineError, RecipeError
 from flawline.fitting import FittedLine, fit
-from flawline.teachers import PatchFeatures, load_teacher
+from flawline.teachers import PatchFeatures, Teacher, load_teacher
+from flawline.teachers.adapt import adapt
 
 PATCHES = 256
 WHOLE_BANK = {"min_bank": 20_000}
@@ -273,3 +275,27 @@ def test_a_teacher_that_gives_no_numbers_is_named(line: Dataset, teacher: str, t
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(DataError, match="not finite; use another teacher"):
         fit("exdd", line, small_recipe(str(tmp_path)), seed=0)
+
+
+def test_an_adapted_line_sees_with_its_own_teacher_and_calibrates_on_pictures_it_never_saw(
+    line: Dataset, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is tuned on the normals that fill the bank, not on those that calibrate."""
+    seen: list[int] = []
+
+    def spy(
+        teacher: Teacher, pictures: Sequence[NDArray[np.uint8]], *rest: object, **named: object
+    ) -> Teacher:
+        seen.append(len(pictures))
+        return adapt(teacher, pictures, *rest, **named)
+
+    monkeypatch.setattr("flawline.fitting.adapt", spy)
+    small = {"steps": 2, "crop": 64, "normals": 2, "tested": 2}
+    plain = fit("exdd", line, small_recipe(teacher, false_alarm=0.25), seed=0)
+    adapted = fit("exdd", line, small_recipe(teacher, false_alarm=0.25, adapt=small), seed=0)
+    assert adapted.calibration.method == "split"
+    assert seen == [adapted.bank_normals]
+    assert adapted.bank_normals < len(line.train_normals)
+    assert not torch.equal(adapted.model.negative.vectors, plain.model.negative.vectors)
+    again = fit("exdd", line, small_recipe(teacher, false_alarm=0.25, adapt=small), seed=0)
+    assert torch.equal(adapted.model.negative.vectors, again.model.negative.vectors)

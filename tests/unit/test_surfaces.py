@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from flawline.data import GOOD, load_dataset, surfaces
 from flawline.data.flaws import DEFECTS, plant_defect
@@ -130,6 +131,20 @@ def test_unknown_names_are_answered_with_the_known_ones() -> None:
         plant_defect(np.zeros((64, 64, 3), dtype=np.float32), "rust", rng, 0.5, 1.0)
 
 
+def test_light_changes_the_exposure_of_a_picture_and_not_what_it_shows(tmp_path: Path) -> None:
+    def pictures(light: float) -> NDArray[np.float64]:
+        options = SurfaceOptions(
+            size=(64, 64), normals=12, test_normals=0, test_defects=0, train_defects=0, light=light
+        )
+        return np.stack([sample.read_image() for sample in load(options, cache=tmp_path)[1]]).astype(float)
+
+    steady, unsteady = pictures(0.0), pictures(1.0)
+    assert unsteady.mean(axis=(1, 2, 3)).std() > 4 * steady.mean(axis=(1, 2, 3)).std()
+    for one, other in zip(steady, unsteady, strict=True):
+        unclipped = (other > 0) & (other < 255)
+        assert np.corrcoef(one[unclipped], other[unclipped])[0, 1] > 0.95
+
+
 class TestOptions:
     def test_read_from_text(self) -> None:
         text = "brushed_metal, seed=3,size=320x240,normals=200,contrast=0.4"
@@ -151,6 +166,7 @@ class TestOptions:
             ("normals=0", "normals must be at least 1"),
             ("contrast=0", "contrast must be above 0"),
             ("contrast=nan", "contrast must be above 0"),
+            ("light=3", "light must be from 0 to 2 stops"),
         ],
     )
     def test_refuses_what_it_cannot_draw(self, text: str, message: str) -> None:

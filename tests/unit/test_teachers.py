@@ -1,9 +1,7 @@
 """Teachers, patch features and the generator the built-in teacher learns from."""
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnxruntime
@@ -22,11 +20,10 @@ from transformers import (
 )
 
 from flawline.errors import ArtefactError
+from flawline.teachers.generator import Dice
+from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.patch_features import PatchFeatures
-from flawline.teachers.pretraining import Dice, Textures, draw_batch, photograph, plant
 from flawline.teachers.teacher import BUILTIN, Teacher, load_teacher
-
-ROOT = Path(__file__).parents[2]
 
 
 def pictures(count: int, size: int, seed: int = 0) -> Tensor:
@@ -70,8 +67,8 @@ class Embedding(nn.Module):
 def test_builtin_gives_strides_8_and_16_and_is_small() -> None:
     teacher = load_teacher("builtin")
     fine, coarse = teacher(pictures(2, 64))
-    assert (teacher.layers, teacher.channels) == ((2, 3), (128, 256))
-    assert (fine.shape, coarse.shape) == ((2, 128, 8, 8), (2, 256, 4, 4))
+    assert (teacher.layers, teacher.channels) == ((2, 3), (64, 128))
+    assert (fine.shape, coarse.shape) == ((2, 64, 8, 8), (2, 128, 4, 4))
     assert fine.dtype == coarse.dtype == torch.float32
     (weights,) = BUILTIN.glob("*.safetensors")
     assert weights.stat().st_size < 12_000_000
@@ -93,7 +90,7 @@ def test_builtin_normalises_by_its_own_numbers() -> None:
 def test_builtin_sees_a_faint_scratch_where_it_is() -> None:
     """The patches under a scratch move far more than those beside it."""
     dice = Dice(5)
-    field = Textures.draw(dice, 1, 96, held_out=True).field(torch.zeros(8, dtype=torch.long), dice)
+    field = Formulas.draw(dice, 8).surfaces(96, dice)
     surface = (0.5 + 0.04 * field)[:, None].repeat(1, 3, 1, 1)
     scratched = surface.clone()
     scratched[:, :, 20:76, 47:49] -= 0.12
@@ -200,11 +197,13 @@ def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
     assert patches.shape == (1, 24, 2)
     grid = patches.reshape(4, 6, 2)
     expected = torch.zeros(4, 6)
-    expected[1:3, 1:4] = 1.0
-    expected[0, 1:4] = 1.5  # six neighbours at the border, not nine
+    expected[0:3, 1:4] = 1.0  # beyond the border are zeros, and they count
     torch.testing.assert_close(grid[..., 0], expected)
-    assert grid[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 4)
-    assert grid[3, 5, 1] == pytest.approx((1 + 2 + 4 + 5) / 4)
+    assert grid[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 9)
+    assert grid[3, 5, 1] == pytest.approx((1 + 2 + 4 + 5) / 9)
+    existing = PatchFeatures(count_padding=False)([fine, coarse]).reshape(4, 6, 2)
+    assert existing[0, 1, 0] == 1.5, "six neighbours at the border, not nine"
+    assert existing[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 4)
     doubled = PatchFeatures(scales=(1.0, 2.0))([fine, coarse])
     torch.testing.assert_close(doubled, patches * torch.tensor([1.0, 2.0]))
 
@@ -279,58 +278,3 @@ def test_missing_teachers_and_layers_are_refused(
         load_teacher("hf:nobody/nothing")
     with pytest.raises(ArtefactError, match="from 1 to 4"):
         load_teacher(str(resnet), layers=(3, 5))
-
-
-def test_generated_batches_repeat_and_mark_what_was_planted() -> None:
-    textures = Textures.draw(Dice(0), 8, 48)
-    one, same, other = (draw_batch(textures, 6, Dice(seed)) for seed in (1, 1, 2))
-    assert torch.equal(one.first, same.first)
-    assert not torch.equal(one.first, other.first)
-    assert not torch.equal(one.first, one.second), "two photographs of a surface have different light"
-    assert one.first.shape == (6, 48, 48, 3)
-    assert one.first.dtype == torch.uint8
-
-    dice = Dice(3)
-    surface = torch.full((64, 3, 48, 48), 0.5) + 0.05 * torch.randn(64, 1, 48, 48)
-    planted, mask = plant(surface, torch.randn(64, 48, 48), dice, share=1.0)
-    changed = (planted - surface).abs().amax(dim=1)
-    assert (mask.flatten(1).amax(dim=1) > 0).float().mean() > 0.9, "nearly every outline lies in its picture"
-    assert changed[mask == 0].mean() < 0.1 * changed[mask == 1].mean()
-    untouched, empty = plant(surface, torch.randn(64, 48, 48), dice, share=0.0)
-    assert torch.equal(untouched, surface)
-    assert not empty.any()
-
-
-def test_photographs_keep_to_the_range_and_differ_in_exposure() -> None:
-    shots = photograph(torch.full((32, 3, 32, 32), 0.5), Dice(0)).float().mean(dim=(1, 2, 3))
-    assert shots.max() / shots.min() > 2
-    calm = photograph(torch.full((32, 3, 32, 32), 0.5), Dice(0), unrest=0.0).float().mean(dim=(1, 2, 3))
-    assert calm.std() < 1
-
-
-def pretrain_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pretrain_teacher", ROOT / "build" / "pretrain_teacher.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_pretraining_resumes_and_leaves_a_loadable_teacher(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = pretrain_script()
-    monkeypatch.setattr(script, "SURFACES", 2)
-    learner = script.Learner()
-    settings = {"seed": 0, "device": torch.device("cpu")}
-    steps = script.train(learner, tmp_path, budget=0.5, resume=False, **settings)
-    fresh = script.Learner()
-    assert script.train(fresh, tmp_path, budget=0.0, resume=True, **settings) == steps > 0
-    for name, value in learner.state_dict().items():
-        assert torch.equal(value, fresh.state_dict()[name]), name
-    assert script.train(fresh, tmp_path, budget=1.0, resume=True, **settings) > steps
-    script.save_backbone(fresh.backbone, tmp_path)
-    assert not list(tmp_path.glob("*.tmp"))
-    teacher = load_teacher(str(tmp_path))
-    assert [part.shape[1] for part in teacher(pictures(1, 64))] == [128, 256]

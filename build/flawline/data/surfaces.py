@@ -18,7 +18,7 @@ from PIL import Image
 from flawline.data.flaws import DEFECTS, plant_defect
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.data.splits import read_split, write_split
-from flawline.data.textures import FAMILIES, render_surface
+from flawline.data.textures import FAMILIES, Plane, render_surface
 from flawline.errors import DataError
 from flawline.progress import track
 
@@ -35,8 +35,8 @@ class SurfaceOptions:
     """What a generated line holds.
 
     `seed` draws everything. `size` is height and width in pixels. `normals` and `train_defects` are numbers of
-    pictures to train on, the other two to test on. `contrast` and `scale` are those of `plant_defect`. Raises
-    DataError on a value outside its range.
+    pictures to train on, the other two to test on. `contrast` and `scale` are those of `plant_defect`. `light` is
+    by how many stops, either way, pictures differ in exposure. Raises DataError on a value outside its range.
     """
 
     family: str = "woven"
@@ -48,6 +48,7 @@ class SurfaceOptions:
     train_defects: int = 12
     contrast: float = 0.5
     scale: float = 1.0
+    light: float = 0.0
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -58,6 +59,8 @@ class SurfaceOptions:
             _refuse("normals must be at least 1, the other counts and the seed at least 0")
         if not (0 < self.contrast <= 4 and 0.1 <= self.scale <= 10):
             _refuse("contrast must be above 0 and at most 4, scale from 0.1 to 10")
+        if not 0 <= self.light <= 2:
+            _refuse("light must be from 0 to 2 stops")
 
     @classmethod
     def parse(cls, text: str) -> "SurfaceOptions":
@@ -90,7 +93,7 @@ class SurfaceOptions:
         counts = f"{self.normals}+{self.test_normals}+{self.test_defects}+{self.train_defects}"
         return (
             f"{self.family}-seed{self.seed}-{_text(self.size)}-{counts}"
-            f"-contrast{self.contrast}-scale{self.scale}-v{DRAWING}"
+            f"-contrast{self.contrast}-scale{self.scale}-light{self.light}-v{DRAWING}"
         )
 
 
@@ -172,9 +175,11 @@ def _draw(root: Path, options: SurfaceOptions) -> Iterator[Sample]:
         pixels = render_surface(options.family, options.size, rng, line_seed=options.seed)
         name = f"{split}_{index:04d}.png"
         if kind == GOOD:
+            pixels = _exposed(pixels, options.light, rng)
             yield Sample(_save(root / "good" / name, pixels), GOOD, None, f"good/{split}_{index:04d}", split)
             continue
         pixels, mask = plant_defect(pixels, kind, rng, options.contrast, options.scale)
+        pixels = _exposed(pixels, options.light, rng)
         folder = f"defect_{kind}"
         yield Sample(
             image=_save(root / folder / name, pixels),
@@ -183,6 +188,14 @@ def _draw(root: Path, options: SurfaceOptions) -> Iterator[Sample]:
             group=f"{folder}/{split}_{index:04d}",
             split=split,
         )
+
+
+def _exposed(pixels: Plane, light: float, rng: np.random.Generator) -> Plane:
+    """Expose RGB in [0, 1] by up to `light` stops more or less, with another gamma as cameras' automatics have."""
+    if not light:
+        return pixels
+    gain, gamma = 2 ** rng.uniform(-light, light), 2 ** rng.uniform(-light / 4, light / 4)
+    return np.clip(gain * pixels**gamma, 0, 1).astype(np.float32)
 
 
 def _save(path: Path, values: NDArray[np.float32]) -> Path:

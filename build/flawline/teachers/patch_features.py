@@ -13,14 +13,22 @@ class PatchFeatures(nn.Module):
     Every map is averaged over 3x3 neighbourhoods, brought to the finest grid and concatenated over channels,
     so D is the sum of all C_k and P = rows x columns of the finest map, row by row.
 
-    Two ways: PatchCore's, padded pooling (border neighbourhoods average only what exists) and bilinear
-    resizing; or, with `faithful_pooling`, that of ExDD's authors: pooling without padding, then adaptive
-    average pooling to the finest grid.
+    Two ways: PatchCore's, pooling padded with zeros and bilinear resizing; or, with `faithful_pooling`, that of
+    ExDD's authors: pooling without padding, then adaptive average pooling to the finest grid. As in PatchCore the
+    zeros count, so that patches at the border, where a network sees half of nothing, are shorter vectors and
+    weigh less; without `count_padding` border neighbourhoods average only what exists.
     """
 
-    def __init__(self, *, faithful_pooling: bool = False, scales: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        faithful_pooling: bool = False,
+        count_padding: bool = True,
+        scales: Sequence[float] | None = None,
+    ) -> None:
         """Take `scales`, one factor per layer, to make layers weigh as wanted in distances (default: as is)."""
         super().__init__()
+        self.count_padding = count_padding
         self.faithful_pooling = faithful_pooling
         self.scales = None if scales is None else tuple(scales)
 
@@ -34,7 +42,7 @@ class PatchFeatures(nn.Module):
     def _pooled(self, part: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.faithful_pooling:
             return F.adaptive_avg_pool2d(F.avg_pool2d(part, 3, stride=1), grid)
-        mean = F.avg_pool2d(part, 3, stride=1, padding=1, count_include_pad=False)
+        mean = F.avg_pool2d(part, 3, stride=1, padding=1, count_include_pad=self.count_padding)
         if part.shape[2:] == grid:
             return mean
         return F.interpolate(mean, size=grid, mode="bilinear", align_corners=False)

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
@@ -28,13 +29,20 @@ _GREY, _CONTRAST, _LEAST_DEVIATION = 127.5, 32.0, 2.0
 _CURE = "give builtin, hf:<name or folder>, or a folder holding config.json and *.safetensors"
 
 
+def even_exposure(pixels: Tensor) -> Tensor:
+    """Bring each picture of FP32 [B, 3, S, S], 0 to 255, to the brightness and contrast of a mid grey one."""
+    centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return _GREY + centred * (_CONTRAST / deviation.clamp(min=_LEAST_DEVIATION))
+
+
 class Teacher(nn.Module):
     """A frozen backbone in evaluation mode, with its normalisation inside.
 
     Attributes:
         source: as given to `load_teacher`.
         layers: numbers of the stages whose features come out, from 1, ascending.
-        channels: C_k of each of them.
+        channels: C_k of each of them, and 1 for the marks of an adapted teacher.
         even_exposure: whether each picture is brought to one brightness and contrast first: that of mid grey
             pictures, so that the same part under more or less light gives the same features. Taken over the whole
             square, of which the filling only repeats the picture.
@@ -63,7 +71,13 @@ class Teacher(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1) * 255)
+        self.marks: nn.ModuleList | None = None
         self.eval()
+
+    def add_marks(self, heads: nn.ModuleList, weight: float) -> None:
+        """Give one more map: `weight` times how irregular `heads`, one 1x1 convolution a layer, find each patch."""
+        self.marks, self.mark_weight = heads.requires_grad_(requires_grad=False), weight
+        self.channels = (*self.channels, 1)
 
     def train(self, mode: bool = True) -> "Teacher":
         """Stay in evaluation mode, whatever the module around asks: a teacher never learns."""
@@ -71,14 +85,18 @@ class Teacher(nn.Module):
         return super().train(mode=False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Turn UINT8 [B, S, S, 3] (RGB) into one FP32 [B, C_k, H_k, W_k] per layer, finest first."""
+        """Turn UINT8 [B, S, S, 3] (RGB) into one FP32 [B, C_k, H_k, W_k] per layer, finest first, and the marks."""
         pixels = pictures.permute(0, 3, 1, 2).float()
         if self.even_exposure:
-            centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
-            deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-            pixels = _GREY + centred * (_CONTRAST / deviation.clamp(min=_LEAST_DEVIATION))
+            pixels = even_exposure(pixels)
         pixels = (pixels - self.mean) / self.std
-        return list(self.backbone(pixels).feature_maps)
+        maps = list(self.backbone(pixels).feature_maps)
+        if self.marks is None:
+            return maps
+        logits = [head(part) for head, part in zip(self.marks, maps, strict=True)]
+        grid = maps[0].shape[2:]
+        fine = [F.interpolate(each, size=grid, mode="bilinear", align_corners=False) for each in logits]
+        return [*maps, self.mark_weight * torch.stack(fine).mean(dim=0)]
 
 
 def load_teacher(

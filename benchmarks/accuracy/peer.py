@@ -1,0 +1,240 @@
+"""PatchCore of the anomalib package into results/accuracy.json: `python benchmarks/accuracy/peer.py`.
+
+The same teacher, split, letterboxed squares, held-out normals, conformal rule and metrics as our own rows; the
+detector between them is anomalib's. It runs in an environment of its own, `.venv-peer`, made on first use
+(several GB). Rows that are there for the same teacher are kept, so an interrupted series goes on where it
+stopped; `--again` measures anew.
+"""
+
+import os
+import shlex
+import subprocess
+import tempfile
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+from common import RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
+from numpy.typing import NDArray
+from peer_job import Answer, Job, JobFacts, read_answer, write
+
+from flawline.calibration import calibrate
+from flawline.data import Dataset, Sample, load_dataset
+from flawline.data.squares import Square
+from flawline.errors import DataError
+from flawline.evaluate import Evaluation, accuracy_row, merge_rows
+from flawline.fitting import _plan_calibration
+from flawline.progress import say, track
+from flawline.recipe import Recipe, read_recipe
+from flawline.stages.picture import Geometry
+from flawline.stages.postprocess import Verdict, p_value
+from flawline.teachers import load_teacher
+
+HERE = Path(__file__).parent
+REUSE_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
+"""For glibc: anomalib's coreset asks for hundreds of MB at every choice; half its time goes into fresh pages."""
+VENV = ROOT / ".venv-peer"
+RECIPE = Path("build/recipes/patchcore.yaml")
+NEIGHBOURS = 9
+"""anomalib's default."""
+CORESET_RATIO = 0.01
+"""As our own default. anomalib's is 0.1, with which its k-centre takes 27 minutes for one bank of 200,000 patches
+on two cores, and calibration takes up to six banks."""
+MIN_BANK = 1000
+"""As our own default too, so that banks of few patches are of one size."""
+
+
+def environment() -> Path:
+    """Make the peer's environment unless it is there and complete; return its Python.
+
+    Raises:
+        subprocess.CalledProcessError: pip failed; its own message is on the screen.
+
+    """
+    requirements = (HERE / "peer_requirements.txt").read_text()
+    python, mark = VENV / "bin" / "python", VENV / ".installed"
+    if not mark.exists() or mark.read_text() != requirements:
+        say(f"Making {VENV.name} for anomalib: several GB, minutes.")
+        venv.create(VENV, with_pip=True, clear=True)
+        install = ["-m", "pip", "install", "--quiet", "-r", str(HERE / "peer_requirements.txt")]
+        subprocess.run([python, *install], check=True)
+        mark.write_text(requirements)  # last, so that an interrupted installation is begun again
+    return python
+
+
+def make_job(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Job, list[Geometry], list[Geometry]]:
+    """Read all normal training and all test pictures; also where they lie in their squares.
+
+    Raises:
+        DataError: no test pictures, too few different items, or an unreadable picture.
+
+    """
+    if not dataset.test:
+        msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
+        raise DataError(msg)
+    method, held_out = _plan_calibration(dataset.train_normals, recipe, seed)
+    facts = JobFacts(
+        teacher=recipe.teacher,
+        layers=None if recipe.layers is None else list(recipe.layers),
+        even_exposure=recipe.even_exposure,
+        neighbours=NEIGHBOURS,
+        coreset_ratio=CORESET_RATIO,
+        min_bank=MIN_BANK,
+        seed=seed,
+        held_out=[rows.tolist() for rows in held_out],
+        fit_again=method == "k-fold",
+    )
+    grid = _grid(recipe)
+    train, train_inside, train_places = _squares(dataset.train_normals, recipe.size, grid, "reading normals")
+    test, test_inside, test_places = _squares(dataset.test, recipe.size, grid, "reading test pictures")
+    return Job(facts, train, train_inside, test, test_inside), train_places, test_places
+
+
+def _grid(recipe: Recipe) -> tuple[int, int]:
+    """Rows and columns of the teacher's finest layer, on which patches are counted."""
+    teacher = load_teacher(recipe.teacher, layers=recipe.layers)
+    finest = teacher(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8))[0]
+    return finest.shape[2], finest.shape[3]
+
+
+def _squares(
+    samples: Sequence[Sample], size: int, grid: tuple[int, int], what: str
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_], list[Geometry]]:
+    squares = [Square.of(sample.read_image(), size) for sample in track(samples, what)]
+    inside = np.stack([square.geometry.patch_mask(*grid) for square in squares])
+    return np.stack([square.pixels for square in squares]), inside, [square.geometry for square in squares]
+
+
+def ask(job: Job) -> Answer:
+    """Have anomalib fit and score in its own environment.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; its own message is on the screen.
+
+    """
+    python = environment()
+    with tempfile.TemporaryDirectory(prefix="flawline-peer-") as temporary:
+        write(Path(temporary), job)
+        # The teacher's own class is imported there too, so that both see the same features.
+        surroundings = os.environ | REUSE_MEMORY
+        surroundings |= {"PYTHONPATH": str(ROOT / "build"), "HF_HUB_OFFLINE": "1"}
+        subprocess.run(
+            [python, "-W", "ignore", HERE / "peer_patchcore.py", temporary],
+            cwd=ROOT,
+            env=surroundings,
+            check=True,
+        )
+        return read_answer(Path(temporary))
+
+
+def evaluate(
+    dataset: Dataset,
+    recipe: Recipe,
+    job: Job,
+    answer: Answer,
+    *,
+    train_places: Sequence[Geometry],
+    test_places: Sequence[Geometry],
+) -> Evaluation:
+    """Calibrate on the held-out normals and judge every test picture, as our own lines are.
+
+    Raises:
+        DataError: a score is not finite, or a picture or mask cannot be read.
+
+    """
+    rows = [row for part in job.facts.held_out for row in part]
+    maps = [_cut(each, train_places[row]) for each, row in zip(answer.calibration_maps, rows, strict=True)]
+    calibration = calibrate(
+        answer.calibration_scores,
+        np.array([each.max() for each in maps], dtype=np.float32),
+        false_alarm=recipe.false_alarm,
+        method="k-fold" if job.facts.fit_again else "split",
+    )
+    evaluation = Evaluation(calibration.false_alarm, job.facts.seed)
+    judged = zip(dataset.test, answer.test_scores, answer.test_maps, test_places, strict=True)
+    for sample, score, scores, geometry in judged:
+        anomaly_map = _cut(scores, geometry) / np.float32(calibration.pixel_threshold)
+        chance = p_value(float(score), calibration.scores)
+        verdict = Verdict(
+            score=float(score),
+            p_value=chance,
+            is_defect=bool(np.float32(chance) <= np.float32(calibration.false_alarm)),
+            anomaly_map=anomaly_map,
+            mask=(anomaly_map >= 1.0).astype(np.uint8),
+            boxes=np.full((1, 6), -1.0, dtype=np.float32),
+            geometry=geometry,
+        )
+        evaluation.add(sample, verdict)
+    return evaluation
+
+
+def _cut(scores: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
+    """A copy of a map [S, S] that is zero on the filling."""
+    inner = np.zeros_like(scores)
+    window = np.s_[: geometry.inner_height, : geometry.inner_width]
+    inner[window] = scores[window]
+    return inner
+
+
+def make_row(
+    evaluation: Evaluation, answer: Answer, *, data: str, teacher: str, command: str
+) -> dict[str, object]:
+    """Row of accuracy.json; memory and time are those of anomalib's process, calibration included."""
+    return accuracy_row(
+        evaluation.result(),
+        detector=f"patchcore (anomalib {answer.facts.version})",
+        data=data,
+        teacher=teacher,
+        recipe="anomalib",
+        seed=evaluation.seed,
+        fit_seconds=answer.facts.fit_seconds,
+        peak_rss_mb=answer.facts.peak_rss_mb,
+        labels_used="none",
+        command=command,
+    )
+
+
+def measure(spec: str, recipe: Recipe, seed: int, *, teacher: str, command: str) -> dict[str, object]:
+    """Fit and score one data set with one seed; `teacher` and `command` as the row states them."""
+    dataset = load_dataset(spec, seed=seed)
+    job, train_places, test_places = make_job(dataset, recipe, seed)
+    answer = ask(job)
+    evaluation = evaluate(dataset, recipe, job, answer, train_places=train_places, test_places=test_places)
+    return make_row(evaluation, answer, data=dataset.name, teacher=teacher, command=command)
+
+
+def main(
+    data_root: Annotated[Path, typer.Option(help="Folder with magnetic_tile/ and kolektorsdd/.")] = Path(
+        "data"
+    ),
+    data: Annotated[str, typer.Option(help="Data sets, separated by ';'; default: all.")] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0,1,2",
+    recipe: Annotated[
+        Path, typer.Option(help="Whose teacher, square, exposure and budget to take.")
+    ] = RECIPE,
+    results: Annotated[Path, typer.Option("--json", help="Merge rows into this file.")] = RESULTS,
+    again: Annotated[bool, typer.Option("--again", help="Measure rows again that are there.")] = False,
+) -> None:
+    """Run what is missing; paths are relative to the repository root."""
+    os.chdir(ROOT)
+    settings = read_recipe(recipe)
+    teacher = teacher_field(settings)
+    done = set() if again else rows_done(results)
+    for spec in data.split(";") if data else (*real_sets(data_root), *SURFACES):
+        for seed in seeds.split(","):
+            options = ["--data", spec, "--seeds", seed]
+            options += ["--recipe", str(recipe)] if recipe != RECIPE else []
+            command = shlex.join(["python", str(Path(__file__).relative_to(ROOT)), *options])
+            if (command, teacher) in done:
+                continue
+            print(command, flush=True)
+            row = measure(spec, settings, int(seed), teacher=teacher, command=command)
+            merge_rows(results, [row])
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,205 @@
+"""The accuracy benchmark's own parts: random teachers, jobs for the peer, its rows, the table."""
+
+import json
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "accuracy"))
+import common
+import peer
+import run
+import teachers
+from peer_job import Answer, AnswerFacts, Job, read_answer, read_job, write
+from random_teacher import write_random_teacher
+from tables import accuracy_table
+
+from flawline.data import Dataset, load_dataset
+from flawline.errors import DataError
+from flawline.recipe import Recipe, read_recipe
+from flawline.teachers import load_teacher
+
+ROOT = Path(__file__).parents[2]
+DATA = "surfaces:woven,size=64x128,normals=12,test_normals=3,test_defects=3,train_defects=2"
+RECIPE = Recipe.model_validate({"size": 128, "folds": 3, "false_alarm": 0.1, "positive": "none"})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return load_dataset(DATA)
+
+
+@pytest.fixture(scope="module")
+def job(dataset: Dataset) -> tuple[Job, list, list]:
+    return peer.make_job(dataset, RECIPE, seed=0)
+
+
+def made_up_answer(job: Job, dataset: Dataset) -> Answer:
+    """Exact maps: 2 on the defects, 1 elsewhere on the picture, and 99 on the filling, which must not count."""
+    held_out, size = sum(map(len, job.facts.held_out)), job.train.shape[1]
+    maps = np.full((len(dataset.test), size, size), 99.0, dtype=np.float32)
+    for each, sample in zip(maps, dataset.test, strict=True):
+        each[: size // 2] = 1 + sample.read_mask(64, 128)
+    calm = np.full((held_out, size, size), 99.0, dtype=np.float32)
+    calm[:, : size // 2] = 1.0
+    return Answer(
+        facts=AnswerFacts(version="1.2.3", fit_seconds=4.56, peak_rss_mb=789.1, bank=5),
+        calibration_scores=np.ones(held_out, dtype=np.float32),
+        calibration_maps=calm,
+        test_scores=maps[:, : size // 2].max(axis=(1, 2)) - np.float32(0.5),
+        test_maps=maps,
+    )
+
+
+def test_random_teachers_are_the_same_for_a_seed_and_differ_between_seeds(tmp_path: Path) -> None:
+    for name, seed in (("first", 0), ("again", 0), ("other", 1)):
+        write_random_teacher(seed, tmp_path / name)
+    first, again, other = (load_teacher(str(tmp_path / name)) for name in ("first", "again", "other"))
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    builtin = load_teacher("builtin")
+    assert (first.layers, first.channels) == (builtin.layers, builtin.channels)
+    assert first.mean.equal(builtin.mean)
+    assert first.std.equal(builtin.std)
+
+
+def test_a_floor_row_names_the_random_teacher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (run, common):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    (tmp_path / "build").symlink_to(ROOT / "build")
+    monkeypatch.setattr(run, "RESULTS", tmp_path / "accuracy.json")
+    rows = list(run.series(["exdd"], ["folder:tiles"], [0, 1], floor=True))
+    for seed, (arguments, teacher) in enumerate(rows):
+        assert teacher.startswith(f"out/teachers/random-{seed}@")
+        assert arguments[arguments.index("--teacher") + 1] == f"out/teachers/random-{seed}"
+        assert arguments[arguments.index("--recipe") + 1] == "build/recipes/patchcore.yaml"
+    assert len(rows) == 2
+
+
+def test_rows_of_another_teacher_do_not_count_as_done(tmp_path: Path) -> None:
+    results = tmp_path / "accuracy.json"
+    assert common.rows_done(results) == set()
+    results.write_text(json.dumps([{"command": "flawline evaluate", "teacher": "builtin@1"}]))
+    assert common.rows_done(results) == {("flawline evaluate", "builtin@1")}
+
+
+def test_a_job_holds_our_squares_and_our_folds(job: tuple[Job, list, list], dataset: Dataset) -> None:
+    made, train_places, test_places = job
+    assert made.train.shape == (12, 128, 128, 3)
+    assert made.test.shape == (6, 128, 128, 3)
+    assert made.train.dtype == np.uint8
+    assert np.array_equal(made.test[0, :64], dataset.test[0].read_image())
+    assert made.train_inside.shape == (12, 16, 16)
+    assert made.train_inside[:, :8].all()
+    assert not made.train_inside[:, 8:].any(), "the lower half is filling"
+    assert sorted(row for part in made.facts.held_out for row in part) == list(range(12))
+    assert (len(made.facts.held_out), made.facts.fit_again) == (3, True)
+    assert (len(train_places), len(test_places)) == (12, 6)
+
+
+def test_jobs_and_answers_survive_their_files(
+    job: tuple[Job, list, list], dataset: Dataset, tmp_path: Path
+) -> None:
+    answer = made_up_answer(job[0], dataset)
+    for content, read in ((job[0], read_job), (answer, read_answer)):
+        write(tmp_path, content)
+        back = read(tmp_path)
+        assert back.facts == content.facts
+        for field in fields(content)[1:]:
+            old, new = getattr(content, field.name), getattr(back, field.name)
+            assert old.dtype == new.dtype
+            assert np.array_equal(old, new)
+
+
+def test_a_pickle_is_refused(job: tuple[Job, list, list], tmp_path: Path) -> None:
+    write(tmp_path, replace(job[0], test=np.array([object()])))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_job(tmp_path)
+
+
+def test_the_peer_is_judged_as_our_lines_are(job: tuple[Job, list, list], dataset: Dataset) -> None:
+    made, train_places, test_places = job
+    answer = made_up_answer(made, dataset)
+    evaluation = peer.evaluate(
+        dataset, RECIPE, made, answer, train_places=train_places, test_places=test_places
+    )
+    row = peer.make_row(evaluation, answer, data=dataset.name, teacher="builtin@1", command="python peer.py")
+    assert (row["detector"], row["recipe"]) == ("patchcore (anomalib 1.2.3)", "anomalib")
+    assert (row["image_auroc"], row["recall_at_budget"], row["false_alarm_rate"]) == (1.0, 1.0, 0.0)
+    assert (row["pixel_auroc"], row["aupro"]) == (1.0, 1.0), "the filling counts nowhere"
+    assert (row["fit_seconds"], row["peak_rss_mb"], row["labels_used"]) == (4.6, 789, "none")
+
+
+def test_a_data_set_without_test_pictures_is_refused(dataset: Dataset) -> None:
+    untested = replace(dataset, samples=dataset.train_normals)
+    with pytest.raises(DataError, match="has no test pictures"):
+        peer.make_job(untested, RECIPE, seed=0)
+
+
+def test_the_table_keeps_teachers_apart_and_shows_a_dash_for_what_is_not_known() -> None:
+    figures = dict.fromkeys(
+        ("image_auroc", "image_ap", "pixel_auroc", "aupro", "recall_at_budget", "false_alarm_rate"), 0.5
+    )
+    row = {"data": "d", "detector": "exdd", "recipe": "patchcore", "labels_used": "none"} | figures
+    unknown = {"recall_at_budget": None, "false_alarm_rate": None}
+    table = accuracy_table(
+        [
+            row | {"teacher": "builtin@1"},
+            row | {"teacher": "out/teachers/random-0@2", "image_auroc": 0.25},
+            row | {"teacher": "out/teachers/random-1@3", "image_auroc": 0.75},
+            row | {"teacher": "builtin@1", "detector": "patchcore (anomalib 1.2.3)"} | unknown,
+        ]
+    )
+    lines = table.splitlines()[2:]
+    assert [line.split(" | ")[1] for line in lines] == [
+        "exdd, patchcore",
+        "exdd, patchcore, teacher of random weights",
+        "patchcore (anomalib 1.2.3), patchcore",
+    ]
+    assert [line.split(" | ")[3:5] for line in lines][1] == ["2", "0.500 ± 0.354"]
+    assert lines[2].endswith("| – | – |")
+
+
+def test_the_peers_default_recipe_uses_normals_alone() -> None:
+    assert read_recipe(ROOT / peer.RECIPE).positive == "none"
+
+
+@pytest.mark.skipif(
+    not (peer.VENV / ".installed").exists(), reason="benchmarks/accuracy/peer.py has not made .venv-peer yet"
+)
+def test_anomalib_answers_a_job(job: tuple[Job, list, list], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer, "environment", lambda: peer.VENV / "bin" / "python")  # a test installs nothing
+    made = job[0]
+    everything = replace(made.facts, min_bank=10**6)
+    answer = peer.ask(replace(made, facts=everything, test=made.train, test_inside=made.train_inside))
+    assert answer.facts.bank == made.train_inside.sum(), "the filling is not learned"
+    assert answer.calibration_scores.shape == answer.test_scores.shape == (12,)
+    assert answer.test_maps.shape == (12, 128, 128)
+    assert answer.calibration_scores.min() > 0
+    # The last bank holds every patch of these very pictures; so the filling, which it lacks, was not scored.
+    assert answer.test_scores.max() < 0.05 * answer.calibration_scores.min()
+
+
+def test_teachers_are_compared_on_generated_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The shipped teacher ranks obvious defects far better than one that has learned nothing; rows are replaced."""
+
+    lines = ["surfaces:cast,size=128,normals=6,test_normals=5,test_defects=5,train_defects=0,contrast=1.0"]
+    monkeypatch.setattr(teachers, "LINES", lines)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write_random_teacher(0, tmp_path / "random-0")
+    file = tmp_path / "teachers.json"
+    options = {"layers": "", "even": True, "steps": 0, "mark_weight": 1.0, "families": "", "json_file": file}
+    for _ in range(2):
+        teachers.main(teachers=["builtin", str(tmp_path / "random-0")], **options)
+    learned, random = json.loads(file.read_text())
+    assert (learned["teacher"], random["teacher"]) == ("builtin", "random-0")
+    assert learned["image_auroc"] > random["image_auroc"]
+    assert learned["image_auroc"] > 0.9
+    assert "builtin (2, 3) even" in capsys.readouterr().out
