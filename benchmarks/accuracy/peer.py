@@ -35,8 +35,6 @@ from flawline.stages.postprocess import Verdict, p_value
 from flawline.teachers import load_teacher
 
 HERE = Path(__file__).parent
-REUSE_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
-"""For glibc: anomalib's coreset asks for hundreds of MB at every choice; half its time goes into fresh pages."""
 VENV = ROOT / ".venv-peer"
 RECIPE = Path("build/recipes/patchcore.yaml")
 NEIGHBOURS = 9
@@ -120,8 +118,7 @@ def ask(job: Job) -> Answer:
     with tempfile.TemporaryDirectory(prefix="flawline-peer-") as temporary:
         write(Path(temporary), job)
         # The teacher's own class is imported there too, so that both see the same features.
-        surroundings = os.environ | REUSE_MEMORY
-        surroundings |= {"PYTHONPATH": str(ROOT / "build"), "HF_HUB_OFFLINE": "1"}
+        surroundings = os.environ | {"PYTHONPATH": str(ROOT / "build"), "HF_HUB_OFFLINE": "1"}
         subprocess.run(
             [python, "-W", "ignore", HERE / "peer_patchcore.py", temporary],
             cwd=ROOT,
