@@ -27,7 +27,7 @@ from flawline.data import Dataset, Sample, load_dataset
 from flawline.data.squares import Square
 from flawline.errors import DataError
 from flawline.evaluate import Evaluation, accuracy_row, merge_rows
-from flawline.fitting import _plan_calibration
+from flawline.fitting import plan_calibration
 from flawline.progress import say, track
 from flawline.recipe import Recipe, read_recipe
 from flawline.stages.picture import Geometry
@@ -74,7 +74,7 @@ def make_job(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Job, list[Geo
     if not dataset.test:
         msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
         raise DataError(msg)
-    method, held_out = _plan_calibration(dataset.train_normals, recipe, seed)
+    method, held_out = plan_calibration(dataset.train_normals, recipe, seed)
     facts = JobFacts(
         teacher=recipe.teacher,
         layers=None if recipe.layers is None else list(recipe.layers),

@@ -77,19 +77,15 @@ def main(
     layers: Annotated[str, typer.Option(help="Stages, separated by commas; default: the teacher's.")] = "",
     even: Annotated[bool, typer.Option(help="Bring pictures to one exposure first.")] = True,
     steps: Annotated[int, typer.Option(help="Of adaptation to each line.")] = 0,
-    mark_weight: Annotated[float, typer.Option(help="Of the adapted head among the features.")] = 1.0,
-    families: Annotated[str, typer.Option(help="Only lines whose name holds one of these.")] = "",
     json_file: Annotated[Path, typer.Option("--json")] = RESULTS,
 ) -> None:
     """Score every teacher on every line, print the figures and keep them."""
     stages = tuple(map(int, layers.split(","))) if layers else None
     for name in teachers:
         teacher = load_teacher(name, layers=stages, even_exposure=even)
-        chosen = [line for line in LINES if any(part in line for part in families.split(","))]
-        adapted = AdaptConfig(steps=steps, mark_weight=mark_weight)
-        lines = {line: quick_score(teacher, load_dataset(line), adapted) for line in chosen}
+        lines = {line: quick_score(teacher, load_dataset(line), AdaptConfig(steps=steps)) for line in LINES}
         mean = {
-            key: round(float(np.mean([row[key] for row in lines.values()])), 4) for key in lines[chosen[0]]
+            key: round(float(np.mean([row[key] for row in lines.values()])), 4) for key in lines[LINES[0]]
         }
         row = {
             "teacher": Path(name).name,

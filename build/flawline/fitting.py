@@ -109,7 +109,7 @@ def fit(detector: str, dataset: Dataset, recipe: Recipe, *, seed: int, device: s
     teacher = load_teacher(recipe.teacher, layers=recipe.layers, even_exposure=recipe.even_exposure).to(
         pick_device(device)
     )
-    method, held_out = _plan_calibration(normals, recipe, seed)
+    method, held_out = plan_calibration(normals, recipe, seed)
     unseen = set(held_out[0].tolist()) if method == "split" else set()
     kept = [sample for number, sample in enumerate(normals) if number not in unseen]
     trainer = ExDDTrainer(_adapted(teacher, kept, recipe, seed), recipe.exdd, size=recipe.size, seed=seed)
@@ -164,12 +164,24 @@ def _adapted(teacher: Teacher, normals: Sequence[Sample], recipe: Recipe, seed: 
         )
 
 
-def _plan_calibration(
+def plan_calibration(
     normals: Sequence[Sample], recipe: Recipe, seed: int
 ) -> tuple[Method, list[NDArray[np.int64]]]:
     """Which normals calibrate: one held-out set, or K folds. Pictures of one item stay together.
 
     Items (groups) are drawn at random, since a test picture's item is not among the bank's either.
+
+    Args:
+        normals: all normal training pictures.
+        recipe: its budget and number of folds.
+        seed: draws the items.
+
+    Returns:
+        `split` and one ascending array of row numbers, INT64, or `k-fold` and one array a fold.
+
+    Raises:
+        DataError: fewer items than folds.
+
     """
     groups: dict[str, list[int]] = {}
     for number, sample in enumerate(normals):

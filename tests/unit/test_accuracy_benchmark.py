@@ -195,7 +195,7 @@ def test_teachers_are_compared_on_generated_lines(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     write_random_teacher(0, tmp_path / "random-0")
     file = tmp_path / "teachers.json"
-    options = {"layers": "", "even": True, "steps": 0, "mark_weight": 1.0, "families": "", "json_file": file}
+    options = {"layers": "", "even": True, "steps": 0, "json_file": file}
     for _ in range(2):
         teachers.main(teachers=["builtin", str(tmp_path / "random-0")], **options)
     learned, random = json.loads(file.read_text())

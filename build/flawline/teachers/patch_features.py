@@ -1,7 +1,5 @@
 """Patch features of PatchCore and ExDD: what the memory banks hold."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,20 +22,15 @@ class PatchFeatures(nn.Module):
         *,
         faithful_pooling: bool = False,
         count_padding: bool = True,
-        scales: Sequence[float] | None = None,
     ) -> None:
-        """Take `scales`, one factor per layer, to make layers weigh as wanted in distances (default: as is)."""
         super().__init__()
         self.count_padding = count_padding
         self.faithful_pooling = faithful_pooling
-        self.scales = None if scales is None else tuple(scales)
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Turn FP32 [B, C_k, H_k, W_k] maps, finest first, into FP32 [B, P, D]."""
         grid = (maps[0].shape[2], maps[0].shape[3])
-        scales = self.scales or (1.0,) * len(maps)
-        parts = [self._pooled(part, grid) * scale for part, scale in zip(maps, scales, strict=True)]
-        return torch.cat(parts, dim=1).flatten(2).transpose(1, 2)
+        return torch.cat([self._pooled(part, grid) for part in maps], dim=1).flatten(2).transpose(1, 2)
 
     def _pooled(self, part: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.faithful_pooling:
