@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.errors import RecipeError
 from flawline.stages.picture import SIZES
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig
 from flawline.teachers.adapt import AdaptConfig
 
 PositiveSource = Literal["auto", "labelled", "synthetic", "none"]
@@ -32,6 +33,8 @@ class Recipe(BaseModel):
             'synthetic' defects, 'none', or 'auto': labelled if there are any, else synthetic.
         synthesis: method that makes synthetic defects.
         synthetic_count: how many of them.
+        ddpm: settings of that method of synthesis.
+        latent_diffusion: settings of that method of synthesis.
         parity_pictures: at most this many pictures are compared between eager and served, evenly spread over
             the test split.
         exdd: settings of that detector.
@@ -54,6 +57,8 @@ class Recipe(BaseModel):
     synthesis: str = "mixed"
     synthetic_count: int = Field(100, ge=1)
     parity_pictures: int = Field(1000, ge=2)
+    ddpm: DDPMConfig = DDPMConfig()
+    latent_diffusion: LatentDiffusionConfig = LatentDiffusionConfig()
     exdd: ExDDConfig = ExDDConfig()
 
     @field_validator("size")

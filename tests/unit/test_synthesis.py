@@ -14,7 +14,6 @@ from flawline.data import load_dataset
 from flawline.data.sample import Sample
 from flawline.errors import DataError, RecipeError
 from flawline.synthesis import (
-    METHODS,
     MIN_PIXELS,
     CutPaste,
     Mixed,
@@ -26,8 +25,11 @@ from flawline.synthesis import (
     write_synthetic,
 )
 from flawline.synthesis.cutpaste import paste, patch_size, scar_size
+from flawline.synthesis.registry import READY
 from flawline.synthesis.visibility import texture_deviation, visibility
 
+JUDGED = ("cutpaste", "perlin", "strokes", "mixed")
+"""Methods that draw again until a defect stands out from the texture of its picture."""
 SHARED_DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
 
@@ -46,7 +48,7 @@ def changed(before, after):
     return (before != after).any(axis=2)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 @pytest.mark.parametrize("size", [(256, 256), (97, 160), (300, 40), (16, 16)])
 @pytest.mark.parametrize("colour", [False, True])
 def test_the_mask_is_exactly_where_the_picture_changed(method, size, colour):
@@ -63,7 +65,7 @@ def test_the_mask_is_exactly_where_the_picture_changed(method, size, colour):
         np.testing.assert_array_equal(picture, original)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 def test_a_seed_fixes_the_defect(method):
     picture = surface()
     synthesizer = get_synthesizer(method)
@@ -75,7 +77,7 @@ def test_a_seed_fixes_the_defect(method):
     assert changed(first, other).any()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 def test_grey_pictures_stay_grey_whatever_the_sources(method):
     picture = surface(128, 128)
     synthesizer = get_synthesizer(method, sources=lambda _: surface(128, 128, colour=True, seed=2))
@@ -84,14 +86,16 @@ def test_grey_pictures_stay_grey_whatever_the_sources(method):
         assert (result == result[:, :, :1]).all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 @pytest.mark.parametrize("tone", [0, 128, 255])
 def test_a_defect_can_be_seen_even_on_a_flat_picture(method, tone):
     picture = np.full((96, 96, 3), tone, dtype=np.uint8)
     synthesizer = get_synthesizer(method)
     for seed in range(10):
         result, mask = synthesizer(picture, np.random.default_rng(seed))
-        assert visibility(picture, result, mask, texture_deviation(picture)) >= 1
+        assert np.abs(result[mask].astype(int) - picture[mask]).max(axis=1).mean() >= 2
+        if method in JUDGED:
+            assert visibility(picture, result, mask, texture_deviation(picture)) >= 1
 
 
 def test_visibility_ignores_other_grain_of_the_same_kind_but_not_a_shade():
@@ -257,7 +261,9 @@ def test_mixed_uses_its_parts_by_weight():
 
 
 def test_an_unknown_method_is_named_with_the_known_ones():
-    with pytest.raises(RecipeError, match=r"'perlim'.*cutpaste, perlin, strokes, mixed"):
+    with pytest.raises(
+        RecipeError, match=r"'perlim'.*cutpaste, perlin, strokes, .*mixed, ddpm, latent_diffusion"
+    ):
         get_synthesizer("perlim")
     with pytest.raises(RecipeError, match="'fog'"):
         get_synthesizer("mixed", weights={"perlin": 1, "fog": 1})
@@ -287,7 +293,7 @@ def test_a_picture_of_another_form_is_refused(picture):
         get_synthesizer("cutpaste")(picture, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", READY)
 def test_a_defect_takes_milliseconds(method):
     picture, synthesizer = surface(), get_synthesizer(method, sources=[surface(seed=1), surface(seed=2)])
     seconds = []
@@ -296,7 +302,7 @@ def test_a_defect_takes_milliseconds(method):
         start = time.process_time()
         synthesizer(picture, rng)
         seconds.append(time.process_time() - start)
-    assert np.median(seconds) < 0.015
+    assert np.median(seconds) < (0.03 if method == "planted" else 0.015)
 
 
 @pytest.fixture
@@ -411,9 +417,10 @@ def test_masks_are_exact_on_real_surfaces(path):
         pytest.skip(f"{path} is not here")
     files = sorted(folder.glob("*.jpg"))[:2]
     sources = [cv2.imread(str(file)) for file in files]
-    for method in METHODS:
+    for method in READY:
         synthesizer = get_synthesizer(method, sources)
         for seed in range(3):
             result, mask = synthesizer(sources[0], np.random.default_rng(seed))
             np.testing.assert_array_equal(mask, changed(sources[0], result))
-            assert 1 <= visibility(sources[0], result, mask, texture_deviation(sources[0])) < 100
+            seen = visibility(sources[0], result, mask, texture_deviation(sources[0]))
+            assert (1 if method in JUDGED else 0.1) <= seen < 100

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from flawline.stages.picture import Pixels
-from flawline.synthesis.visibility import Mask
+from flawline.synthesis.plain import Mask
 
 _LABEL = 20
 """Pixels of the label strip above a pair."""

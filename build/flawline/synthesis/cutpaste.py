@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from flawline.stages.picture import Pixels
-from flawline.synthesis.base import MIN_PIXELS, Sources, compose, draw_source, jitter, until_visible
-from flawline.synthesis.visibility import Mask, unit
+from flawline.synthesis.base import draw_source, jitter, until_visible
+from flawline.synthesis.plain import MIN_PIXELS, Mask, Sources, compose, unit
 
 
 class CutPaste:

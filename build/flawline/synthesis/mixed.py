@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from flawline.errors import RecipeError
-from flawline.stages.picture import Pixels
-from flawline.synthesis.base import Synthesizer
-from flawline.synthesis.visibility import Mask
+from flawline.synthesis.plain import Mask, Pixels, Synthesizer
 
 
 class Mixed:

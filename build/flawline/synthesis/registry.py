@@ -1,21 +1,65 @@
 """Synthesizers by the name that a recipe or the command line gives."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from flawline.errors import RecipeError
-from flawline.synthesis.base import MIN_PIXELS, Sources, Synthesizer
-from flawline.synthesis.cutpaste import CutPaste
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig
 from flawline.synthesis.mixed import Mixed
-from flawline.synthesis.perlin import PerlinBlend
-from flawline.synthesis.strokes import Strokes
+from flawline.synthesis.plain import MIN_PIXELS, Mask, Pixels, Sources, Synthesizer
+
+# Each method is imported when it is asked for: some need OpenCV, some torch, and one diffusers.
+
+
+def _cutpaste(sources: Sources, min_pixels: int) -> Synthesizer:
+    from flawline.synthesis.cutpaste import CutPaste
+
+    return CutPaste(sources, min_pixels)
+
+
+def _perlin(sources: Sources, min_pixels: int) -> Synthesizer:
+    from flawline.synthesis.perlin import PerlinBlend
+
+    return PerlinBlend(sources, min_pixels)
+
+
+def _strokes(_sources: Sources, min_pixels: int) -> Synthesizer:
+    from flawline.synthesis.strokes import Strokes
+
+    return Strokes(min_pixels)
+
+
+def _gaussian(_sources: Sources, min_pixels: int) -> Synthesizer:
+    from flawline.synthesis.gaussian import GaussianNoise
+
+    return GaussianNoise(min_pixels)
+
+
+def _simplex(_sources: Sources, min_pixels: int) -> Synthesizer:
+    from flawline.synthesis.simplex import SimplexBlend
+
+    return SimplexBlend(min_pixels)
+
+
+def _planted(sources: Sources, min_pixels: int) -> Synthesizer:
+    from flawline.synthesis.planted import Planted
+
+    return Planted(sources, min_pixels)
+
 
 _SINGLE: dict[str, Callable[[Sources, int], Synthesizer]] = {
-    "cutpaste": CutPaste,
-    "perlin": PerlinBlend,
-    "strokes": lambda _sources, min_pixels: Strokes(min_pixels),
+    "cutpaste": _cutpaste,
+    "perlin": _perlin,
+    "strokes": _strokes,
+    "gaussian": _gaussian,
+    "simplex": _simplex,
+    "planted": _planted,
 }
+DDPM, LATENT_DIFFUSION = "ddpm", "latent_diffusion"
 
-METHODS = (*_SINGLE, Mixed.name)
+READY = (*_SINGLE, Mixed.name)
+"""Methods that need nothing but the pictures."""
+
+METHODS = (*READY, DDPM, LATENT_DIFFUSION)
 """Every name that `get_synthesizer` knows."""
 
 MIXED_WEIGHTS: Mapping[str, float] = {"strokes": 0.5, "perlin": 0.3, "cutpaste": 0.2}
@@ -27,6 +71,10 @@ def get_synthesizer(
     sources: Sources = (),
     min_pixels: int = MIN_PIXELS,
     weights: Mapping[str, float] = MIXED_WEIGHTS,
+    textures: Sequence[Pixels] = (),
+    ddpm: DDPMConfig | None = None,
+    latent_diffusion: LatentDiffusionConfig | None = None,
+    masks: Sequence[Mask] = (),
 ) -> Synthesizer:
     """Make a synthesizer.
 
@@ -35,21 +83,46 @@ def get_synthesizer(
         sources: normal pictures of the same line to take material from; empty: each picture is its own source.
         min_pixels: fewest pixels of a defect, at least 1.
         weights: for `mixed`, method name to weight.
+        textures: for `ddpm`, generated pictures, UINT8 [h, w, 3] each, as `DDPM.generate` gives them.
+        ddpm: settings of that method; by default, its own.
+        latent_diffusion: settings of that method; by default, its own.
+        masks: for `latent_diffusion`, BOOL [h, w] each, of labelled defects.
 
     Raises:
-        RecipeError: an unknown name, a `min_pixels` below 1, or weights that cannot be used.
+        RecipeError: an unknown name, a `min_pixels` below 1, weights that cannot be used, `ddpm` without
+            textures, or `latent_diffusion` with a model that cannot be loaded.
 
     """
     if min_pixels < 1:
         msg = f"min_pixels is {min_pixels}; a defect has at least 1 pixel"
         raise RecipeError(msg)
+
+    def single(method: str) -> Synthesizer:
+        if method == DDPM:
+            return _with_textures(textures, min_pixels, ddpm or DDPMConfig())
+        if method == LATENT_DIFFUSION:
+            from flawline.synthesis.latent_diffusion import LatentDiffusion
+
+            return LatentDiffusion(latent_diffusion or LatentDiffusionConfig(), min_pixels, masks)
+        if method not in _SINGLE:
+            msg = f"there is no synthesis method {method!r}; choose one of {', '.join(METHODS)}"
+            raise RecipeError(msg)
+        return _SINGLE[method](sources, min_pixels)
+
     if name == Mixed.name:
-        return Mixed([_single(part, sources, min_pixels) for part in weights], list(weights.values()))
-    return _single(name, sources, min_pixels)
+        return Mixed([single(part) for part in weights], list(weights.values()))
+    return single(name)
 
 
-def _single(name: str, sources: Sources, min_pixels: int) -> Synthesizer:
-    if name not in _SINGLE:
-        msg = f"there is no synthesis method {name!r}; choose one of {', '.join(METHODS)}"
+def _with_textures(textures: Sequence[Pixels], min_pixels: int, config: DDPMConfig) -> Synthesizer:
+    if not textures:
+        msg = (
+            "synthesis method 'ddpm' has no generated textures; train it on the line first with "
+            "'flawline synthesize --method ddpm', or give those of train_ddpm(...).generate(...)"
+        )
         raise RecipeError(msg)
-    return _SINGLE[name](sources, min_pixels)
+    from flawline.synthesis.ddpm_blend import DDPMBlend
+
+    return DDPMBlend(
+        textures, min_pixels, opacity=config.opacity, foreground=config.foreground, whole=config.whole
+    )

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 
 from flawline.stages.picture import Pixels
-from flawline.synthesis.base import MIN_PIXELS, compose, is_grey, to_pixels, until_visible
+from flawline.synthesis.base import until_visible
+from flawline.synthesis.plain import MIN_PIXELS, Mask, compose, is_grey, to_pixels, unit
 from flawline.synthesis.shapes import Canvas, Coverage, crack, pits, scratch, stain
-from flawline.synthesis.visibility import Mask, bounding_box, neighbourhood, texture_deviation, unit
+from flawline.synthesis.visibility import bounding_box, neighbourhood, texture_deviation
 
 
 @dataclass(frozen=True)

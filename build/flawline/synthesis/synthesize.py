@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from flawline.errors import DataError, RecipeError
 from flawline.files import write_atomically
 from flawline.progress import track
 from flawline.stages.picture import Pixels, decode
-from flawline.synthesis.base import Synthesizer
 from flawline.synthesis.contact_sheet import contact_sheet
+from flawline.synthesis.plain import Mask, Synthesizer
 from flawline.synthesis.registry import get_synthesizer
-from flawline.synthesis.visibility import Mask
 
 MANIFEST = "synthetic.json"
 CONTACT_SHEET = "contact_sheet.png"
@@ -27,7 +26,12 @@ _FORMAT = 1
 
 
 def write_synthetic(
-    samples: Sequence[Sample], method: str | Synthesizer, count: int, out: Path, seed: int = 0
+    samples: Sequence[Sample],
+    method: str | Synthesizer,
+    count: int,
+    out: Path,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Make `count` defect pictures from normal ones and write them with their masks.
 
@@ -42,6 +46,7 @@ def write_synthetic(
         count: pictures to have in all, at least 1.
         out: folder, made when missing.
         seed: 0 or above.
+        settings: of the method, as JSON holds them, where it has any; another run in `out` must have the same.
 
     Returns:
         The folder of the defect pictures.
@@ -49,22 +54,16 @@ def write_synthetic(
     Raises:
         RecipeError: an unknown method, or a count or seed out of range.
         DataError: no normal picture, a defect among them, one that cannot be read, or an `out` that holds
-            anything else than an earlier run with the same method, seed and pictures.
+            anything else than an earlier run with the same method, settings, seed and pictures.
 
     """
-    _check_request(samples, count, seed)
+    check_request(samples, count, seed)
 
     def any_sample(rng: np.random.Generator) -> Pixels:
         return samples[rng.integers(len(samples))].read_image()
 
     synthesizer = get_synthesizer(method, any_sample) if isinstance(method, str) else method
-    identity = {
-        "format": _FORMAT,
-        "method": synthesizer.name,
-        "seed": seed,
-        "sources": {"count": len(samples), "sha256": _fingerprint(samples)},
-    }
-    _claim(out, identity)
+    identity = claim(samples, synthesizer.name, out, seed, settings)
     pictures = out / f"defect_{synthesizer.name}"
     masks = out / "masks" / pictures.name
     pictures.mkdir(parents=True, exist_ok=True)
@@ -88,7 +87,8 @@ def write_synthetic(
     return pictures
 
 
-def _check_request(samples: Sequence[Sample], count: int, seed: int) -> None:
+def check_request(samples: Sequence[Sample], count: int, seed: int) -> None:
+    """Raise RecipeError or DataError for what `write_synthetic` refuses before it looks at files."""
     if count < 1 or seed < 0:
         msg = f"cannot synthesise {count} pictures from seed {seed}; the count starts at 1 and the seed at 0"
         raise RecipeError(msg)
@@ -122,8 +122,26 @@ def _fingerprint(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> None:
-    """Make `out` ours, or find that it already is, before the first picture is written."""
+def claim(
+    samples: Sequence[Sample], method: str, out: Path, seed: int, settings: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Make `out` ours, or find that it already is, before the first picture is written.
+
+    Returns:
+        What the pictures there depend on, as the manifest keeps it.
+
+    Raises:
+        DataError: `out` holds anything else, or a picture cannot be read.
+
+    """
+    identity: dict[str, Any] = {
+        "format": _FORMAT,
+        "method": method,
+        "seed": seed,
+        "sources": {"count": len(samples), "sha256": _fingerprint(samples)},
+    }
+    if settings is not None:
+        identity["settings"] = json.loads(json.dumps(settings))  # as it will be read back
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; give a folder for the synthetic pictures"
         raise DataError(msg)
@@ -132,24 +150,29 @@ def _claim(out: Path, identity: dict[str, Any]) -> None:
         found = _read_identity(manifest, identity)
         differing = [key for key, value in identity.items() if found[key] != value]
         if differing:
-            key = differing[0]
+            key, before, now = differing[0], found[differing[0]], identity[differing[0]]
+            if key == "settings":
+                before = before or {}
+                key = next(name for name in {**before, **now} if before.get(name) != now.get(name))
+                before, now = before.get(key), now.get(key)
             msg = (
-                f"{out} holds synthetic pictures of another {key} ({found[key]}, now {identity[key]}); "
+                f"{out} holds synthetic pictures of another {key} ({before}, now {now}); "
                 "give another folder or remove this one"
             )
             raise DataError(msg)
-        return
+        return identity
     if out.exists() and any(out.iterdir()):
         msg = f"{out} is not empty and was not written by this command; give a new folder"
         raise DataError(msg)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(manifest, _json({**identity, "pictures": {}}))
+    return identity
 
 
 def _read_identity(manifest: Path, identity: dict[str, Any]) -> dict[str, Any]:
     try:
         content = json.loads(manifest.read_text())
-        return {key: content[key] for key in identity}
+        return {key: content.get(key) if key == "settings" else content[key] for key in identity}
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{manifest} is damaged; remove its folder and synthesise again"
         raise DataError(msg) from error

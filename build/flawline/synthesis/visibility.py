@@ -7,21 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.stages.picture import Pixels
-
-Mask = NDArray[np.bool_]
-"""BOOL [H, W], True on defective pixels."""
+from flawline.synthesis.plain import Mask, unit
 
 _TONE = (4.0, 0.7)
 _GRAIN = (4.0, 0.6)
 """Smallest visible changes of tone and of grain: at least so many grey levels, and so many texture deviations."""
-
-
-def unit(picture: Pixels) -> float:
-    """Pixels of this picture that make one pixel at a side of 256, and at least 1.
-
-    Lengths are given in it, so that a thin defect of a large picture outlives the resizing to a model's size.
-    """
-    return max(1.0, max(picture.shape[:2]) / 256)
 
 
 def neighbourhood(picture: Pixels) -> int:

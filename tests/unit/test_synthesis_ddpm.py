@@ -1,0 +1,343 @@
+"""The diffusion model of a line: resuming, sampling, files, and what is blended in."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors.numpy import load_file
+
+from flawline.data.sample import Dataset, Sample
+from flawline.errors import DataError, RecipeError
+from flawline.recipe import read_recipe
+from flawline.synthesis import DDPM, DDPMBlend, DDPMConfig, get_synthesizer, train_ddpm
+from flawline.synthesis import ddpm as ddpm_module
+from flawline.synthesis.ddpm_blend import resized, turned_perlin_mask
+from flawline.synthesis.line import synthesize_line
+from flawline.synthesis.perlin import perlin_mask
+from flawline.synthesis.reverse import reverse, visited, widened_step
+
+SMALL = DDPMConfig(side=16, channels=(8, 8), steps=6, batch=2, sampling_steps=4, pool=3)
+
+
+def stripes(count=4, side=24, colour=False):
+    rng = np.random.default_rng(0)
+    waves = 60 * np.sin(np.arange(side) * np.pi / 4 + rng.uniform(0, 6, (count, 1, 1)))
+    tones = 110 + waves + rng.normal(0, 4, (count, side, side))
+    pictures = np.repeat(tones[..., None], 3, axis=3) * ([1, 0.8, 0.5] if colour else [1, 1, 1])
+    return list(np.clip(pictures, 0, 255).astype(np.uint8))
+
+
+def weights(model):
+    return {name: value.numpy() for name, value in model.network.state_dict().items()}
+
+
+def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(ddpm_module, "_CHECKPOINT_SECONDS", 0)
+    whole = train_ddpm(stripes(), SMALL, seed=3)
+
+    def stop(done):
+        if done > 0.6:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "new" / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train_ddpm(stripes(), SMALL, seed=3, checkpoint=path, progress=stop)
+    done = []
+    resumed = train_ddpm(stripes(), SMALL, seed=3, checkpoint=path, progress=done.append)
+    assert len(done) == 3
+    assert done[-1] == 1
+    for name, value in weights(whole).items():
+        np.testing.assert_array_equal(value, weights(resumed)[name], err_msg=name)
+    again = train_ddpm(stripes(), SMALL, seed=3, checkpoint=path, progress=done.append)
+    assert len(done) == 3, "a finished training is not repeated"
+    for one, other in zip(whole.generate(3, 0), again.generate(3, 0), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_budget_of_time_ends_training_for_good(tmp_path):
+    config, path = replace(SMALL, steps=100_000), tmp_path / "checkpoint.safetensors"
+    steps = []
+    for _ in range(2):
+        train_ddpm(stripes(), config, seed=0, checkpoint=path, budget=0.3, progress=steps.append)
+    assert 0 < len(steps) < 1000
+    assert steps[-1] == 1
+
+
+def test_training_learns_the_texture():
+    """Generated stripes run down the picture, as those of the line do, with their brightness and contrast."""
+    config = DDPMConfig(side=16, channels=(8, 16), steps=150, batch=8, sampling_steps=20, learning_rate=5e-3)
+    pictures = stripes()
+    made = np.stack(train_ddpm(pictures, config, seed=0).generate(8, 0)).astype(float)
+    real = np.stack(pictures).astype(float)
+    assert np.abs(made.mean(axis=(0, 1, 2)) - real.mean(axis=(0, 1, 2))).max() < 15
+    assert made.std(axis=2).mean() == pytest.approx(real.std(axis=2).mean(), rel=0.4)
+    assert made.std(axis=1).mean() < 0.7 * made.std(axis=2).mean()
+
+
+def test_an_unwidened_step_is_that_of_diffusers():
+    scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", variance_type="fixed_small")
+    levels = visited(999, 20)
+    assert (len(levels), levels[0], levels[-1]) == (20, 999, 0)
+    scheduler.set_timesteps(timesteps=levels)
+    extent = (torch.tensor(-1.0), torch.tensor(1.0))
+    sample = noise = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    for level, after in zip(levels, [*levels[1:], -1], strict=True):
+        noise = torch.tanh(sample + noise)
+        theirs = scheduler.step(noise, level, sample, generator=torch.Generator().manual_seed(level))
+        fresh = torch.randn(sample.shape, generator=torch.Generator().manual_seed(level))
+        ours = widened_step(sample, noise, level, after, scheduler.alphas_cumprod, extent, 0.0, fresh)
+        # Where nothing is visited after, diffusers adds no noise by checking for level 0.
+        torch.testing.assert_close(ours, theirs.prev_sample, rtol=1e-4, atol=1e-5)
+        sample = ours
+
+
+def test_widening_scales_the_variance_of_every_step_but_the_last():
+    alphas = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear").alphas_cumprod
+    extent = (torch.tensor(-1.0), torch.tensor(1.0))
+    sample, noise = torch.randn(2, 1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    fresh = torch.ones_like(sample)
+    for level, after in ((999, 500), (500, 37), (37, 0), (0, -1)):
+        plain, wide, mean = (
+            widened_step(sample, noise, level, after, alphas, extent, widen, z)
+            for widen, z in ((0.0, fresh), (0.21, fresh), (0.0, 0 * fresh))
+        )
+        torch.testing.assert_close(wide - mean, 1.1 * (plain - mean), rtol=1e-2, atol=1e-5)
+        assert torch.equal(plain, mean) == (after == -1)
+
+
+def test_one_widening_is_kept_along_a_chain_and_drawn_anew_for_each_batch(monkeypatch):
+    model, seen = train_ddpm(stripes(), SMALL, seed=0), []
+
+    def watched(*arguments):
+        seen.append(arguments[5])
+        return reverse(*arguments)
+
+    monkeypatch.setattr(ddpm_module, "reverse", watched)
+    model.generate(12, 0)
+    assert len(set(seen)) == 6
+    assert 0.1 <= min(seen) < max(seen) <= 0.2
+
+
+def test_partial_diffusion_stays_near_the_pictures_it_starts_from():
+    config = replace(SMALL, partial=30)
+    model = train_ddpm(stripes(), config, seed=0)
+    flat = [np.full((24, 24, 3), tone, np.uint8) for tone in (60, 160)]
+    for picture in model.generate(6, 0, flat):
+        assert min(abs(picture.mean() - 60), abs(picture.mean() - 160)) < 15
+    with pytest.raises(RecipeError, match="partial diffusion starts from normal pictures"):
+        model.generate(2, 0)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_saved_model_generates_the_same(tmp_path, colour, whole):
+    config = replace(SMALL, whole=whole)
+    model = train_ddpm(stripes(colour=colour), config, seed=0)
+    model.save(tmp_path / "model")
+    made, again = model.generate(3, 1), DDPM.load(tmp_path / "model").generate(3, 1)
+    np.testing.assert_array_equal(made, again)
+    assert np.shape(made) == (3, 16, 16, 3)
+    assert made[0].dtype == np.uint8
+    assert all((picture == picture[:, :, :1]).all() for picture in made) == (not colour)
+    assert (np.stack(made) != np.stack(model.generate(3, 2))).any()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(DataError, match=r"no whole diffusion model .*train it again"):
+        DDPM.load(tmp_path / "model")
+    with pytest.raises(DataError, match="no whole diffusion model"):
+        DDPM.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_of_anything_else_is_refused_in_one_sentence(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    train_ddpm(stripes(), SMALL, seed=0, checkpoint=path)
+    with pytest.raises(DataError, match=r"of another steps \(6, now 7\); give another folder, or remove it"):
+        train_ddpm(stripes(), replace(SMALL, steps=7), seed=0, checkpoint=path)
+    with pytest.raises(DataError, match=r"of another seed \(0, now 1\)"):
+        train_ddpm(stripes(), SMALL, seed=1, checkpoint=path)
+    with pytest.raises(DataError, match="of another pictures;"):
+        train_ddpm(stripes(3), SMALL, seed=0, checkpoint=path)
+    train_ddpm(stripes(), replace(SMALL, widen=(0.3, 0.4)), seed=0, checkpoint=path)  # only for generating
+    train_ddpm(stripes(3), SMALL, seed=0, checkpoint=path, resume=False)
+    path.write_bytes(b"half")
+    with pytest.raises(DataError, match=r"is damaged .*remove it and train again"):
+        train_ddpm(stripes(), SMALL, seed=0, checkpoint=path)
+
+
+def test_pictures_that_cannot_be_learnt_are_refused():
+    with pytest.raises(DataError, match="no normal picture"):
+        train_ddpm([], SMALL, seed=0)
+    with pytest.raises(DataError, match=r"24x24 is smaller than the crops of 32 pixels.*whole: true"):
+        train_ddpm(stripes(), replace(SMALL, side=32), seed=0)
+    with pytest.raises(DataError, match=r"UINT8 \[H, W, 3\]"):
+        train_ddpm([np.zeros((24, 24), np.uint8)], SMALL, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("ddpm: {side: 60}", r"ddpm: .*side: give a multiple of 8"),
+        ("ddpm: {channels: [12, 24]}", "channels: give multiples of 8"),
+        ("ddpm: {widen: [0.2, 0.1]}", "widen: give a range"),
+        ("ddpm: {partial: 1000}", "partial: give null"),
+        ("ddpm: {opacity: [0, 2]}", "opacity: give a range"),
+        ("ddpm: {sides: 64}", "ddpm.*sides"),
+        ("ddpm: {steps: many}", "ddpm.*steps"),
+        ("latent_diffusion: {strength: 0}", "strength: give more than 0"),
+        ("latent_diffusion: {prompts: []}", "prompts: give at least one"),
+        ("latent_diffusion: {side: 100}", "side: give a multiple of 8"),
+        ("latent_diffusion: {masks: drawn}", "latent_diffusion.*masks"),
+    ],
+)
+def test_settings_out_of_range_are_recipe_errors(tmp_path, lines, words):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(lines)
+    with pytest.raises(RecipeError, match=words):
+        read_recipe(path)
+    path.write_text("ddpm: {widen: [0, 0], channels: [8, 16], partial: 250}")
+    assert read_recipe(path).ddpm == DDPMConfig(widen=(0, 0), channels=(8, 16), partial=250)
+
+
+def surface(height=96, width=130, colour=False, seed=0):
+    tones = np.random.default_rng(seed).normal(100, 12, (height, width, 3 if colour else 1))
+    return np.clip(np.broadcast_to(tones, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("colour", [False, True])
+def test_the_blend_changes_exactly_its_mask_and_keeps_grey_pictures_grey(whole, colour):
+    picture = surface(colour=colour)
+    textures = [surface(32, 32, colour=True, seed=seed) for seed in range(3)]
+    synthesizer = DDPMBlend(textures, whole=whole)
+    for seed in range(15):
+        result, mask = synthesizer(picture, np.random.default_rng(seed))
+        np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
+        assert np.count_nonzero(mask) >= 12
+        assert colour or (result == result[:, :, :1]).all()
+        np.testing.assert_array_equal(result, synthesizer(picture, np.random.default_rng(seed))[0])
+
+
+def test_the_blend_shows_a_piece_of_the_texture_at_its_brightness_with_the_opacity_asked_for():
+    y, x = np.mgrid[:200, :220]
+    texture = np.stack([y, x, np.zeros_like(x)], axis=2).astype(np.uint8)
+    picture = np.full((96, 130, 3), round(texture.mean()), np.uint8)
+    picture[:, :, 0] += 1  # with colour, so that the texture keeps its own
+    gain = picture.mean() / texture.mean()
+    opacities = []
+    for seed in range(30):
+        result, mask = DDPMBlend([texture], opacity=(1, 1))(picture, np.random.default_rng(seed))
+        rows, columns = np.nonzero(mask)
+        shown = result[mask].astype(float)
+        assert np.ptp(shown[:, 0] - gain * rows) <= 1.5
+        assert np.ptp(shown[:, 1] - gain * columns) <= 1.5
+        result, mask = DDPMBlend([np.full((9, 9, 3), [200, 0, 0], np.uint8)])(
+            picture, np.random.default_rng(seed)
+        )
+        opacities.append(1 - result[mask][0, 1] / picture[0, 0, 1])
+    assert 0.48 < min(opacities) < 0.6
+    assert 0.9 < max(opacities) <= 1
+
+
+def test_a_texture_smaller_than_the_region_is_mirrored_on():
+    texture = np.arange(5 * 7, dtype=np.uint8).reshape(5, 7, 1).repeat(3, axis=2) + 60
+    picture = np.full((96, 130, 3), 77, np.uint8)
+    wide = np.tile(np.concatenate([texture, texture[::-1]]), (40, 1, 1))
+    wide = np.tile(np.concatenate([wide, wide[:, ::-1]], axis=1), (1, 40, 1))
+    for seed in range(5):
+        result, mask = DDPMBlend([texture], opacity=(1, 1))(picture, np.random.default_rng(seed))
+        rows, columns = np.nonzero(mask)
+        offsets = [
+            (top, left)
+            for top in range(10)
+            for left in range(14)
+            if np.abs(wide[rows + top, columns + left].astype(int) - result[mask]).max() <= 1
+        ]
+        assert offsets
+
+
+def test_defects_stay_on_the_object():
+    y, x = np.mgrid[:96, :130]
+    disc = (y - 48) ** 2 + (x - 60) ** 2 < 30**2
+    picture = np.where(disc[:, :, None], surface() + 90, surface() // 4).astype(np.uint8)
+    textures = [surface(64, 64, seed=5) // 2]
+    for seed in range(10):
+        _, mask = DDPMBlend(textures)(picture, np.random.default_rng(seed))
+        assert (mask & disc).sum() > 0.85 * mask.sum()
+    outside = [DDPMBlend(textures, foreground=False)(picture, np.random.default_rng(s))[1] for s in range(10)]
+    assert np.mean([(mask & ~disc).sum() / mask.sum() for mask in outside]) > 0.4
+
+
+def test_turned_masks_are_drawn_by_the_rule_of_perlin_masks():
+    ours = [turned_perlin_mask(100, 160, np.random.default_rng(seed)) for seed in range(120)]
+    theirs = [perlin_mask(100, 160, np.random.default_rng(seed)) for seed in range(120)]
+    for one, other in zip(ours, theirs, strict=True):
+        # The same draws turn the same noise; only the side it turns to differs between the libraries.
+        assert one.mean() == pytest.approx(other.mean(), abs=0.06)
+    alike = [(one & other).sum() / (one | other).sum() for one, other in zip(ours, theirs, strict=True)]
+    assert np.median(alike) > 0.7
+
+
+def test_resizing_keeps_the_mean_and_the_size_asked_for():
+    picture = surface(50, 70, colour=True)
+    for size in ((16, 16), (50, 70), (100, 90)):
+        assert resized(picture, *size).shape == (*size, 3)
+        assert resized(picture, *size).mean() == pytest.approx(picture.mean(), abs=1)
+
+
+def test_ddpm_without_textures_says_how_to_get_them():
+    with pytest.raises(RecipeError, match="flawline synthesize --method ddpm"):
+        get_synthesizer("ddpm")
+    assert get_synthesizer("ddpm", textures=stripes(), ddpm=DDPMConfig(opacity=(1, 1))).opacity == (1, 1)
+
+
+@pytest.fixture
+def line(tmp_path):
+    import cv2
+
+    samples = []
+    for number, picture in enumerate(stripes(4, 64)):
+        path = tmp_path / "line" / "good" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), picture)
+        samples.append(Sample(path, "good", None, path.stem, "train"))
+    return Dataset("folder:line", tmp_path / "line", tuple(samples))
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_a_line_is_learnt_once_and_its_pictures_go_on(line, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    synthesize_line(line, "ddpm", 2, out, seed=1, ddpm=SMALL)
+    monkeypatch.setattr("flawline.synthesis.ddpm.train_ddpm", None)
+    synthesize_line(line, "ddpm", 4, out, seed=1, ddpm=SMALL)
+    monkeypatch.undo()
+    whole = tmp_path / "whole"
+    synthesize_line(line, "ddpm", 4, whole, seed=1, ddpm=SMALL)
+    assert files(out) == files(whole)
+    assert len(files(out / "masks")) == 4
+    assert json.loads((out / "synthetic.json").read_text())["settings"]["side"] == 16
+    pool = load_file(out / "ddpm" / "pool.safetensors")["pictures"]
+    np.testing.assert_array_equal(pool, DDPM.load(out / "ddpm").generate(3, 1))
+    (out / "ddpm" / "pool.safetensors").write_bytes(b"half")
+    synthesize_line(line, "ddpm", 5, out, seed=1, ddpm=SMALL)
+    np.testing.assert_array_equal(pool, load_file(out / "ddpm" / "pool.safetensors")["pictures"])
+
+
+def test_other_settings_in_the_same_folder_are_refused_before_training(line, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    synthesize_line(line, "ddpm", 1, out, ddpm=SMALL)
+    monkeypatch.setattr("flawline.synthesis.ddpm.train_ddpm", None)
+    with pytest.raises(DataError, match=r"another opacity \(\[0\.5, 1\.0\], now \[1, 1\]\).*another folder"):
+        synthesize_line(line, "ddpm", 1, out, ddpm=replace(SMALL, opacity=(1, 1)))
+    with pytest.raises(DataError, match=r"another budget \(None, now 9\.0\)"):
+        synthesize_line(line, "ddpm", 1, out, ddpm=SMALL, budget=9.0)
+    with pytest.raises(DataError, match="smaller than the crops"):
+        synthesize_line(line, "ddpm", 1, tmp_path / "new", ddpm=replace(SMALL, side=96))
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(RecipeError, match="'strokes' trains nothing and takes no budget"):
+        synthesize_line(line, "strokes", 1, tmp_path / "new", budget=9.0)
