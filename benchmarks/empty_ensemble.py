@@ -16,10 +16,12 @@ def write_empty_ensemble(repository: Path, manifest: Manifest) -> None:
     """Write model `empty` and its two Python stages into `repository`.
 
     It takes IMAGE and answers the tensors of the line that `manifest` describes, in the same shapes; between the
-    stages travels a tensor as large as that line's EMBEDDING, the largest that its stages exchange.
+    stages travels a tensor as large as that line's EMBEDDING, or its DISCREPANCY if it has no banks: the largest
+    that its stages exchange.
     """
     image = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
-    between = Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=(manifest.patches, manifest.dimensions))
+    largest = (manifest.patches, manifest.dimensions) if manifest.patches else manifest.discrepancy
+    between = Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=largest or ())
     verdict = (
         Tensor(name="SCORE", dtype="TYPE_FP32", dims=(1,)),
         Tensor(name="P_VALUE", dtype="TYPE_FP32", dims=(1,)),

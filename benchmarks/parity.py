@@ -2,25 +2,30 @@
 
     python benchmarks/parity.py --data-root DIR
 
-Every picture of each test split is asked by every path; `flawline build` refuses to publish a flipped decision.
+Every picture of each test split is asked by every path; `flawline build` refuses to publish a flipped decision. A
+student or a pair: `--detectors sacd,sacd+exdd,ddpm_ast,ddpm_ast+exdd`, with the recipes of the accuracy table,
+whose trained students are used where `accuracy/run.py` left them.
 """
 
 import json
 import resource
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flawline.evaluate import merge_rows
+from flawline.fitting import MEMORY
 from flawline.repository.manifest import read
 from flawline.repository.names import discrepancy
 from flawline.repository.publish import live_version
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "parity.json"
+STUDENT_RECIPES = {"magnetic_tile": "synthetic", "kolektorsdd": "fine"}
 
 
 def main(
@@ -28,11 +33,17 @@ def main(
         "data"
     ),
     repository: Annotated[Path, typer.Option(help="Where to publish.")] = Path("out/parity_repository"),
+    detectors: Annotated[str, typer.Option(help="Detectors, separated by commas.")] = MEMORY,
 ) -> None:
-    """Build both sets with the default recipe, one after the other."""
-    for line in ("magnetic_tile", "kolektorsdd"):
-        options = ["--data", f"{line}:{data_root / line}", "--line", line, "--repository", str(repository)]
-        arguments = ["build", "exdd", *options]
+    """Build both sets with each detector, one after the other."""
+    for data, detector in product(STUDENT_RECIPES, detectors.split(",")):
+        line = data if detector == MEMORY else f"{data}_{detector.replace('+', '_')}"
+        options = ["--data", f"{data}:{data_root / data}", "--line", line, "--repository", str(repository)]
+        if detector != MEMORY:
+            recipe = STUDENT_RECIPES[data]
+            options += ["--recipe", f"build/recipes/{recipe}.yaml"]
+            options += ["--checkpoint", f"out/students/{data}-{recipe}/seed-0"]
+        arguments = ["build", detector, *options]
         print("flawline", *arguments, flush=True)
         subprocess.run([Path(sys.executable).with_name("flawline"), *arguments], cwd=ROOT, check=True)
         # Linux gives the largest of all children so far: the last build's figure can only be too high.

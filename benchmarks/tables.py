@@ -1,4 +1,4 @@
-"""Write the tables of README and accuracy/teachers.md from the committed results: `python benchmarks/tables.py`."""
+"""Write the tables of README and of accuracy/*.md from the committed results: `python benchmarks/tables.py`."""
 
 import json
 import re
@@ -6,7 +6,10 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+from accuracy.ablation_tables import ABLATIONS, all_settings
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -115,9 +118,103 @@ def teachers_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+ABLATION_DATA = ("magnetic_tile:magnetic_tile", "kolektorsdd:kolektorsdd")
+"""Data sets that tables of ablations show even where nothing is measured yet."""
+ABLATION_FIGURES = ("image_auroc", "pixel_auroc", "aupro")
+
+
+def ablation_table(name: str, rows: list[dict]) -> str:
+    """One line per variant and length of training: mean ± sample deviation over seeds, on each data set."""
+    ablation = ABLATIONS[name]
+    wanted = {name: all_settings(ablation.detector, each) for name, each in ablation.variants.items()}
+    default = all_settings(ablation.detector, {})
+    rows = [r for r in rows if r["detector"] == ablation.detector and r["settings"] in wanted.values()]
+    sets = list(dict.fromkeys((*ABLATION_DATA, *sorted(row["data"] for row in rows))))
+    teachers = {row["teacher"] for row in rows}
+    heads = [f"{_short(data)}, {FIGURES[figure]}" for data in sets for figure in ABLATION_FIGURES]
+    lines = [
+        "| variant | steps of training | seeds | " + " | ".join(heads) + " |",
+        "| --- | --- | --- |" + " --- |" * len(heads),
+    ]
+    for variant, settings in wanted.items():
+        groups = defaultdict(list)
+        for row in rows:
+            if row["settings"] == settings:
+                groups[_trained(row), row["teacher"]].append(row)
+        for (trained, teacher), members in sorted(groups.items()) or [(("–", ""), [])]:
+            cells = [
+                _spread([row[figure] for row in members if row["data"] == data])
+                for data in sets
+                for figure in ABLATION_FIGURES
+            ]
+            title = f"{variant} (default)" if settings == default else variant
+            title += f", teacher {teacher}" if teacher and len(teachers) > 1 else ""
+            seeds = len({row["seed"] for row in members}) or "–"
+            lines.append(f"| {title} | {trained} | {seeds} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _trained(row: dict) -> str:
+    """Steps of the student and of the diffusion model, as far as there are such."""
+    student, diffusion = row["steps"], row["ddpm_steps"]
+    parts = [str(student)] * (student is not None) + [f"diffusion {diffusion}"] * (diffusion is not None)
+    return ", ".join(parts) or "–"
+
+
+def _short(data: str) -> str:
+    """`magnetic_tile` for magnetic_tile:magnetic_tile."""
+    layout, _, rest = data.partition(":")
+    return layout if layout == rest else data
+
+
+def fusion_table(rows: list[dict]) -> str:
+    """One line per rule: mean over the generated lines, best image figure last, and what each line says."""
+    lines = list(dict.fromkeys(row["line"] for row in rows))
+    table = [
+        "| rule | image AUROC | pixel AUROC | "
+        + " | ".join(line.split(":")[1].split(",")[0] for line in lines)
+        + " |",
+        "| --- | --- | --- |" + " --- |" * len(lines),
+    ]
+    rules = {row["rule"]: [r for r in rows if r["rule"] == row["rule"]] for row in rows}
+    means = {
+        rule: [statistics.fmean(row[figure] for row in found) for figure in ("image_auroc", "pixel_auroc")]
+        for rule, found in rules.items()
+    }
+    for rule in sorted(rules, key=lambda rule: means[rule]):
+        cells = [
+            f"{r['image_auroc']:.3f} / {r['pixel_auroc']:.3f}"
+            for line in lines
+            for r in rules[rule]
+            if r["line"] == line
+        ]
+        image, pixel = means[rule]
+        table.append(f"| {rule} | {image:.3f} | {pixel:.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(table)
+
+
+def graph_cost_table(rows: list[dict]) -> str:
+    """One line per graph, cheapest first."""
+    lines = ["| graph | ms | times the teacher alone | parameters |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {row['name']} | {row['ms']:.1f} | {row['ratio_to_teacher']:.2f} | {row['parameters'] / 1e6:.2f} M |"
+        for row in sorted(rows, key=lambda row: row["ratio_to_teacher"])
+    ]
+    return "\n".join(lines)
+
+
 TABLES = {
-    README: {"accuracy": accuracy_table, "parity": parity_table, "speed": speed_table},
+    README: {
+        "accuracy": accuracy_table,
+        "parity": parity_table,
+        "graph_cost": graph_cost_table,
+        "speed": speed_table,
+    },
     Path(__file__).parent / "accuracy" / "teachers.md": {"teachers": teachers_table},
+    Path(__file__).parent / "accuracy" / "ablations.md": {
+        "fusion": fusion_table,
+        **{name: partial(ablation_table, name) for name in ABLATIONS},
+    },
 }
 """What each document shows, by the mark that stands around it."""
 
@@ -125,7 +222,8 @@ TABLES = {
 def render(text: str, tables: dict[str, Callable[[list[dict]], str]]) -> str:
     """A document with the text between each pair of table marks replaced."""
     for name, make in tables.items():
-        rows = json.loads((RESULTS / f"{name}.json").read_text())
+        source = "ablations" if name in ABLATIONS else name
+        rows = json.loads((RESULTS / f"{source}.json").read_text())
         before, rest = text.split(f"<!-- table {name} -->\n", 1)
         _, after = rest.split("<!-- end of table -->", 1)
         text = f"{before}<!-- table {name} -->\n{make(rows)}\n<!-- end of table -->{after}"

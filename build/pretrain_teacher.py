@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import math
-import re
 import time
 from pathlib import Path
 from typing import cast
@@ -21,6 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import ResNetBackbone, ResNetConfig
 
+from flawline.durations import read_duration
+from flawline.errors import RecipeError
 from flawline.teachers.generator import Dice, Episode, draw_episode
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.pretexts import PRETEXTS, Seen
@@ -188,11 +189,10 @@ def save_backbone(backbone: ResNetBackbone, out: Path) -> None:
 
 def seconds(text: str) -> float:
     """Read a duration such as 90s, 20m or 2h."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if match is None:
-        msg = f"{text!r} is no duration; write for example 90s, 20m or 2h"
-        raise argparse.ArgumentTypeError(msg)
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    try:
+        return cast(float, read_duration(text))
+    except RecipeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def positive(text: str) -> int:

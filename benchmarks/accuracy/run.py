@@ -8,6 +8,7 @@ there for the same teacher are kept, so an interrupted series goes on where it s
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ import typer
 from common import RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
 from random_teacher import teacher_folder, write_random_teacher
 
+from flawline.fitting import MEMORY
 from flawline.recipe import read_recipe
 
 RECIPES = ("patchcore", "adapted", "adapted_long", "synthetic", "exdd", "exdd_paper", "exdd_faithful")
@@ -22,11 +24,15 @@ FLOOR_RECIPE = "patchcore"
 """Normals alone: nothing but the teacher's features decides."""
 
 
+CHECKPOINTS = Path("out/students")
+"""Below the repository root: a student is trained once for a line of its own and for the pair with exdd."""
+
+
 def series(
-    recipes: list[str], data: list[str], seeds: list[int], *, floor: bool
+    detectors: list[str], recipes: list[str], data: list[str], seeds: list[int], *, floor: bool
 ) -> Iterator[tuple[list[str], str]]:
     """Yield arguments of `flawline` and the teacher their row will name. With `floor`, its teachers are written."""
-    for recipe in [FLOOR_RECIPE] if floor else recipes:
+    for detector, recipe in product(detectors, [FLOOR_RECIPE] if floor else recipes):
         file = Path("build/recipes") / f"{recipe}.yaml"
         for spec in data:
             for seed in seeds:
@@ -35,7 +41,9 @@ def series(
                 teacher = str(teacher_folder(seed)) if floor else None
                 options = ["--data", spec, "--recipe", str(file), "--seeds", str(seed)]
                 options += ["--teacher", teacher] if teacher else []
-                arguments = ["evaluate", "exdd", *options, "--json", str(RESULTS.relative_to(ROOT))]
+                if detector != MEMORY:
+                    options += ["--checkpoint", str(CHECKPOINTS / f"{spec.partition(':')[0]}-{recipe}")]
+                arguments = ["evaluate", detector, *options, "--json", str(RESULTS.relative_to(ROOT))]
                 yield arguments, teacher_field(read_recipe(ROOT / file, teacher=teacher))
 
 
@@ -43,6 +51,7 @@ def main(
     data_root: Annotated[Path, typer.Option(help="Folder with magnetic_tile/ and kolektorsdd/.")] = Path(
         "data"
     ),
+    detectors: Annotated[str, typer.Option(help="Detectors, separated by commas.")] = MEMORY,
     recipes: Annotated[str, typer.Option(help="Recipes of build/recipes, separated by commas.")] = ",".join(
         RECIPES
     ),
@@ -59,7 +68,7 @@ def main(
     sets = data.split(";") if data else [*real_sets(data_root), *(() if floor else SURFACES)]
     done = set() if again else rows_done(RESULTS)
     numbers = [int(seed) for seed in seeds.split(",")]
-    for arguments, teacher in series(recipes.split(","), sets, numbers, floor=floor):
+    for arguments, teacher in series(detectors.split(","), recipes.split(","), sets, numbers, floor=floor):
         if (" ".join(["flawline", *arguments]), teacher) in done:
             continue
         print("flawline", *arguments, flush=True)

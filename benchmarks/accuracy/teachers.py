@@ -19,8 +19,9 @@ from flawline.data import Dataset, load_dataset
 from flawline.data.squares import Square
 from flawline.detectors.exdd.model import MemoryBank, embed
 from flawline.files import write_atomically
-from flawline.stages.postprocess import LineSettings, smooth
+from flawline.stages.fusion import smooth
 from flawline.stages.ratio import ImageScore, ratio_map
+from flawline.stages.settings import LineSettings
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import AdaptConfig, adapt
 
@@ -64,7 +65,7 @@ def quick_score(teacher: Teacher, dataset: Dataset, adapted: AdaptConfig) -> dic
         patch_map, score = ratio_map(bank.ask(embedded), None, valid, SETTINGS.image_score, 0.0)
         scores.append(score)
         labels.append(sample.mask is not None)
-        pixels.append(smooth(patch_map, square.geometry, SETTINGS)[::2, ::2].ravel())
+        pixels.append(smooth(patch_map, square.geometry, SETTINGS.sigma)[::2, ::2].ravel())
         truths.append(sample.read_mask(SIZE, SIZE)[::2, ::2].ravel())
     return {
         "image_auroc": float(roc_auc_score(labels, scores)),

@@ -1,5 +1,6 @@
 """Build a line: fit, calibrate, export, compile, prove that it is served as it was trained, publish."""
 
+import hashlib
 import json
 import os
 import platform
@@ -12,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+from torch import nn
 
 from flawline import __version__
 from flawline.data import Dataset, Sample
 from flawline.detectors.exdd.model import MemoryBank
+from flawline.detectors.line import Line
 from flawline.errors import DataError, FlawlineError
 from flawline.evaluate import Evaluation
-from flawline.fitting import FittedLine, fit
+from flawline.fitting import FittedLine, fit, parse_detector
 from flawline.progress import say, track
 from flawline.recipe import Recipe
 from flawline.report import write_report
@@ -28,12 +31,12 @@ from flawline.repository.manifest import (
     DataFacts,
     Manifest,
     ParityFacts,
+    TrainingFacts,
     artefact_key,
     sha256,
 )
 from flawline.server import TritonServer
 from flawline.stages.line import NEGATIVE, POSITIVE, ServedLine
-from flawline.stages.picture import Pixels
 from flawline.targets.compile import check_target, compile_graph
 from flawline.targets.export import LineGraph, export_onnx
 from flawline.targets.parity import Answer, compare, demand_parity
@@ -74,11 +77,13 @@ def build(
     seed: int = 0,
     device: str = "auto",
     fused: bool = True,
+    budget: float | None = None,
+    checkpoint: Path | None = None,
 ) -> BuiltLine:
     """Build and publish a new version of a line.
 
     Args:
-        detector: `exdd`.
+        detector: one of flawline.fitting.DETECTORS.
         dataset: training pictures; its test pictures are used to compare paths and to state figures, never to fit.
         line: name under which it is served.
         repository: Triton model repository; created if missing.
@@ -87,6 +92,8 @@ def build(
         seed: of every random choice.
         device: `auto`, `cpu` or a CUDA device; for fitting.
         fused: also publish the line as one model, `<line>_fused`.
+        budget: seconds for training a student; without, the recipe's steps end it.
+        checkpoint: folder for the state of that training, from which the same call goes on; None keeps none.
 
     Raises:
         FlawlineError: whatever is wrong with data, recipe, device, server or parity, in one sentence. What was
@@ -96,11 +103,13 @@ def build(
     names.check_line(line)
     check_target(target)
     with publish.staging_area(repository, line) as staging:
-        fitted = fit(detector, dataset, recipe, seed=seed, device=device)
+        fitted = fit(
+            detector, dataset, recipe, seed=seed, device=device, budget=budget, checkpoint=checkpoint
+        )
         fitted.model.cpu()  # what is served here runs on the CPU: compare like with like
         trial = staging / "model_repository"
         publish.place_shared_stages(trial)
-        draft = _write_artefact(
+        draft = write_artefact(
             staging / "artefact",
             fitted,
             dataset,
@@ -125,7 +134,7 @@ def build(
     return BuiltLine(manifest, evaluation, folder)
 
 
-def _write_artefact(
+def write_artefact(
     folder: Path,
     fitted: FittedLine,
     dataset: Dataset,
@@ -137,22 +146,24 @@ def _write_artefact(
     *,
     version: int,
 ) -> Manifest:
-    """Write banks, graph, stage and a manifest that has no parity figures yet."""
+    """Write the banks it has, graph, stage and a manifest that has no parity figures yet."""
     folder.mkdir()
-    banks = {NEGATIVE: fitted.model.negative}
-    if fitted.model.positive is not None:
-        banks[POSITIVE] = fitted.model.positive
+    memory, student = fitted.model.memory, fitted.model.student
+    banks = {} if memory is None else {NEGATIVE: memory.negative, POSITIVE: memory.positive}
     for name, bank in banks.items():
-        _save_bank(bank, folder / name)
+        if bank is not None:
+            _save_bank(bank, folder / name)
     calibration = fitted.calibration
     fingerprint = dataset.fingerprint()
     key = artefact_key(
         {
-            "banks": {name: sha256(folder / name) for name in banks},
+            "banks": {path.name: sha256(path) for path in sorted(folder.iterdir())},
             "calibration": calibration.scores.tolist(),
             "data": fingerprint,
             "line": [line, version],
             "recipe": recipe.model_dump(mode="json"),
+            "settings": fitted.settings.to_array().tolist(),
+            "student": [fitted.model.student_maps, weights_digest(student)] if student else None,
             "teacher": fitted.model.teacher.fingerprint,
         }
     )
@@ -161,8 +172,7 @@ def _write_artefact(
     export_onnx(graph, recipe.size, folder / "model.onnx")
     compile_graph(folder, target)
     (folder / "model.py").write_text((publish.LINE_STAGES / "discrepancy.py").read_text())
-    blank = np.zeros((1, recipe.size, recipe.size, 3), dtype=np.uint8)
-    patches, dimensions = _embedding_shape(fitted, blank)
+    embedding, discrepancy = _shapes(fitted.model, recipe.size)
     manifest = Manifest(
         line=line,
         version=version,
@@ -172,8 +182,9 @@ def _write_artefact(
         recipe=recipe.model_dump(mode="json"),
         seed=seed,
         size=recipe.size,
-        patches=patches,
-        dimensions=dimensions,
+        patches=embedding[0],
+        dimensions=embedding[1],
+        discrepancy=discrepancy,
         fused=True,
         data=DataFacts(
             name=dataset.name,
@@ -185,7 +196,9 @@ def _write_artefact(
         ),
         teacher=fitted.model.teacher.source,
         teacher_fingerprint=fitted.model.teacher.fingerprint,
-        positive_bank=fitted.positive.statement,
+        positive_bank="no memory banks" if memory is None else fitted.positive.statement,
+        training=_training_facts(fitted, detector),
+        fusion=fitted.settings.fusion_statement,
         target=target,
         calibration=CalibrationFacts(
             method=calibration.method,
@@ -213,10 +226,32 @@ def _save_bank(bank: MemoryBank, path: Path) -> None:
     path.chmod(0o644)  # safetensors writes for the owner alone; a container's server is another user
 
 
-def _embedding_shape(fitted: FittedLine, blank: Pixels) -> tuple[int, int]:
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 (hex) of all parameters and buffers, with their names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _training_facts(fitted: FittedLine, detector: str) -> TrainingFacts | None:
+    student, _ = parse_detector(detector)
+    if student is None or fitted.training is None:
+        return None
+    how = fitted.training
+    return TrainingFacts(detector=student, steps=how.steps, seconds=how.seconds, losses=how.losses)
+
+
+def _shapes(line: Line, size: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
+    """Patches and dimensions of the embedding, (0, 0) without banks; rows and columns of the discrepancy."""
     with torch.inference_mode():
-        embedded = fitted.model(torch.from_numpy(blank))
-    return embedded.shape[1], embedded.shape[2]
+        embedding, discrepancy = line(torch.zeros((1, size, size, 3), dtype=torch.uint8))
+    return (
+        (0, 0) if embedding is None else (embedding.shape[1], embedding.shape[2]),
+        None if discrepancy is None else (discrepancy.shape[1], discrepancy.shape[2]),
+    )
 
 
 def _comparison(dataset: Dataset, most: int) -> Sequence[Sample]:
@@ -305,6 +340,8 @@ def write_build_report(path: Path, built: BuiltLine) -> None:
         "Teacher": f"{manifest.teacher} ({manifest.teacher_fingerprint[:12]})",
         "Adaptation": AdaptConfig.model_validate(manifest.recipe["adapt"]).statement,
         "Positive bank": manifest.positive_bank,
+        "Student": "none" if manifest.training is None else manifest.training.statement,
+        "Fusion": manifest.fusion or "none: one detector alone",
         "Promise": manifest.calibration.promise,
         "Served equals trained": (
             f"{sum(f.decisions_flipped for f in manifest.parity)} decisions flipped on {worst.pictures} pictures "
@@ -315,4 +352,5 @@ def write_build_report(path: Path, built: BuiltLine) -> None:
         "Versions": ", ".join(f"{name} {number}" for name, number in manifest.libraries.items()),
     }
     title = f"Line {manifest.line}, version {manifest.version}"
-    write_report(path, title=title, facts=facts, evaluations=[built.evaluation])
+    losses = manifest.training.losses if manifest.training is not None else ()
+    write_report(path, title=title, facts=facts, evaluations=[built.evaluation], losses=losses)

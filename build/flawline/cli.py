@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flawline.durations import read_duration
 from flawline.errors import FlawlineError
 from flawline.progress import say
 from flawline_client.cli import inspect_command
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Detector = Annotated[str, typer.Argument(help="Detector: exdd.")]
+Detector = Annotated[str, typer.Argument(help="exdd, sacd, ddpm_ast, sacd+exdd or ddpm_ast+exdd.")]
 Data = Annotated[
     str, typer.Option(help="LAYOUT:PATH, for example magnetic_tile:data/magnetic_tile, or surfaces.")
 ]
@@ -54,6 +55,17 @@ Teacher = Annotated[
     str | None,
     typer.Option(help="builtin, hf:<name> or a folder.  [default: builtin]", show_default=False),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for training a student, for example 90s, 20m or 2h.  [default: the recipe's steps]",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps the state of training; the same command goes on from it."),
+]
 DEFAULT_REPOSITORY = Path("model_repository")
 
 
@@ -73,6 +85,8 @@ def build(
     teacher: Teacher = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     device: Device = "auto",
+    budget: Budget = None,
+    checkpoint: Checkpoint = None,
     fused: Annotated[
         bool, typer.Option(help="Also publish <line>_fused, the whole line as one model.")
     ] = True,
@@ -94,6 +108,8 @@ def build(
         target=target,
         seed=seed,
         device=device,
+        budget=read_duration(budget),
+        checkpoint=checkpoint,
         fused=fused,
     )
     manifest = built.manifest
@@ -127,6 +143,8 @@ def evaluate(
     teacher: Teacher = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one fit each.")] = "0",
     device: Device = "auto",
+    budget: Budget = None,
+    checkpoint: Checkpoint = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Merge rows in the form of accuracy.json into this file.")
     ] = None,
@@ -148,6 +166,8 @@ def evaluate(
         settings,
         seeds=numbers,
         device=device,
+        budget=read_duration(budget),
+        checkpoint=checkpoint,
         command=["flawline", *sys.argv[1:]],
         json_file=json_file,
     )
@@ -191,15 +211,51 @@ app.command("inspect")(inspect_command)
 def synthesize(
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder to write to, in layout 'folder'.")],
-    method: Annotated[str, typer.Option(help="mixed, cutpaste, perlin or strokes.")] = "mixed",
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="mixed, cutpaste, perlin, strokes, gaussian, simplex, planted, ddpm (trains a small diffusion "
+            "model on the line first) or latent_diffusion (needs a pretrained model).  [default: the recipe's, "
+            "or mixed]",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 32,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    recipe: Annotated[
+        Path | None, typer.Option(help="YAML file with settings of ddpm, latent_diffusion and simplex.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for training ddpm, for example 90s, 10m or 2h.  [default: the recipe's steps]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; for ddpm and latent_diffusion.")] = "auto",
 ) -> None:
-    """Make defect pictures with masks from a line's normal pictures, and a contact sheet."""
-    from flawline.data import load_dataset
-    from flawline.synthesis import write_synthetic
+    """Make defect pictures with masks from a line's normal pictures, and a contact sheet.
 
-    write_synthetic(load_dataset(data, seed=seed).train_normals, method, count, out, seed)
+    What ddpm trains is kept in OUT/ddpm: the same command goes on where it was interrupted.
+    """
+    from flawline.data import load_dataset
+    from flawline.fitting import pick_device
+    from flawline.recipe import read_recipe
+    from flawline.synthesis.line import synthesize_line
+
+    settings = read_recipe(recipe, synthesis=method)
+    synthesize_line(
+        load_dataset(data, seed=seed),
+        settings.synthesis,
+        count,
+        out,
+        seed,
+        ddpm=settings.ddpm,
+        latent_diffusion=settings.latent_diffusion,
+        simplex=settings.simplex,
+        device=str(pick_device(device)),
+        budget=read_duration(budget),
+    )
     say(f"Wrote {count} pictures and {out / 'contact_sheet.png'}")
 
 

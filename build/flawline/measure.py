@@ -32,17 +32,21 @@ def measure(
     *,
     seeds: Sequence[int],
     device: str = "auto",
+    budget: float | None = None,
+    checkpoint: Path | None = None,
     command: Sequence[str] = (),
     json_file: Path | None = None,
 ) -> list[Run]:
     """Fit and score once per seed, streaming the pictures.
 
     Args:
-        detector: `exdd`.
+        detector: one of flawline.fitting.DETECTORS.
         data: `LAYOUT:PATH`; a layout that draws its own split draws it by the seed.
         recipe: all settings.
         seeds: one run each.
         device: for fitting and scoring.
+        budget: seconds for training a student, each seed's.
+        checkpoint: folder for the state of trainings, one folder a seed below it.
         command: argument vector that repeats this, for the rows.
         json_file: rows are merged into it after every seed, so that an interrupted series keeps what it has.
 
@@ -56,7 +60,15 @@ def measure(
         if not dataset.test:
             msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
             raise DataError(msg)
-        fitted = fit(detector, dataset, recipe, seed=seed, device=device)
+        fitted = fit(
+            detector,
+            dataset,
+            recipe,
+            seed=seed,
+            device=device,
+            budget=budget,
+            checkpoint=None if checkpoint is None else checkpoint / f"seed-{seed}",
+        )
         evaluation = Evaluation(fitted.settings.false_alarm, seed)
         starts = range(0, len(dataset.test), BATCH)
         for start in track(starts, f"scoring, seed {seed}"):

@@ -146,6 +146,17 @@ def budget_chart(rows: Sequence[PictureRow], budget: float) -> str:
         return _svg(figure)
 
 
+def loss_chart(losses: Sequence[float]) -> str:
+    """Draw the mean loss of each equal part of a training, over the share of its steps done."""
+    ends = np.arange(1, len(losses) + 1) / len(losses)
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas()
+        axes.plot(ends, losses, "o-", color=GOOD_COLOUR, lw=2.2, ms=5, clip_on=False)
+        axes.set(xlabel="share of the steps", ylabel="loss", xlim=(0, 1), ylim=(0, None))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+        return _svg(figure)
+
+
 def heat_scale() -> str:
     """Draw the colours of the heat maps; 1.0 is the pixel threshold of the line."""
     with mpl.rc_context(_STYLE):

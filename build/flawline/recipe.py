@@ -6,10 +6,13 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from flawline.detectors.ddpm_ast.config import DDPMASTConfig
 from flawline.detectors.exdd.config import ExDDConfig
+from flawline.detectors.sacd.config import SACDConfig
+from flawline.detectors.students.fit import StudentConfig
 from flawline.errors import RecipeError
 from flawline.stages.picture import SIZES
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
 from flawline.teachers.adapt import AdaptConfig
 
 PositiveSource = Literal["auto", "labelled", "synthetic", "none"]
@@ -33,11 +36,17 @@ class Recipe(BaseModel):
             'synthetic' defects, 'none', or 'auto': labelled if there are any, else synthetic.
         synthesis: method that makes synthetic defects.
         synthetic_count: how many of them.
+        simplex: settings of that method of synthesis.
         ddpm: settings of that method of synthesis.
         latent_diffusion: settings of that method of synthesis.
         parity_pictures: at most this many pictures are compared between eager and served, evenly spread over
             the test split.
         exdd: settings of that detector.
+        student_layers: stages of the teacher that a student compares, from 1; null takes those at one and
+            two quarters of the depth.
+        sacd, ddpm_ast: settings of those detectors.
+        fusion: how the pictures and maps of a pair of detectors become one; see flawline.stages.settings.Fusion.
+        fusion_weight: of the student's share there, 0 to 1; null chooses it for the line; see flawline.weighing.
 
     """
 
@@ -57,9 +66,19 @@ class Recipe(BaseModel):
     synthesis: str = "mixed"
     synthetic_count: int = Field(100, ge=1)
     parity_pictures: int = Field(1000, ge=2)
+    simplex: SimplexConfig = SimplexConfig()
     ddpm: DDPMConfig = DDPMConfig()
     latent_diffusion: LatentDiffusionConfig = LatentDiffusionConfig()
     exdd: ExDDConfig = ExDDConfig()
+    student_layers: tuple[int, ...] | None = None
+    sacd: SACDConfig = SACDConfig()
+    ddpm_ast: DDPMASTConfig = DDPMASTConfig()
+    fusion: Literal["mean", "product", "max"] = "mean"
+    fusion_weight: float | None = Field(None, ge=0, le=1)
+
+    def student(self, kind: str) -> StudentConfig:
+        """Settings of a detector that trains a student, `sacd` or `ddpm_ast`."""
+        return self.sacd if kind == "sacd" else self.ddpm_ast
 
     @field_validator("size")
     @classmethod

@@ -79,7 +79,12 @@ class _Share:
 
 
 def write_report(
-    path: Path, *, title: str, evaluations: Sequence[Evaluation], facts: Mapping[str, str]
+    path: Path,
+    *,
+    title: str,
+    evaluations: Sequence[Evaluation],
+    facts: Mapping[str, str],
+    losses: Sequence[float] = (),
 ) -> None:
     """Write the report of one or several runs, which differ in their seed, as one self-contained HTML file.
 
@@ -90,6 +95,7 @@ def write_report(
         title: first heading, plain text.
         evaluations: one per seed; seeds differ.
         facts: what the line is made of, in the order to print, plain text.
+        losses: mean loss of each tenth of its student's training; empty where none was trained.
 
     Raises:
         DataError: an evaluation without pictures, or none at all.
@@ -114,7 +120,7 @@ def write_report(
         runs=_runs(evaluations, results),
         **_summary(results[middle]),
         measures=_measures(results[middle]),
-        charts=_charts(evaluations, middle, results[middle]),
+        charts=[*_charts(evaluations, middle, results[middle]), *_training_charts(losses)],
         classes=_classes(results[middle]),
         heat_scale=plots.heat_scale(),
         galleries=_galleries(evaluations[middle]),
@@ -236,6 +242,21 @@ def _charts(evaluations: Sequence[Evaluation], middle: int, result: EvaluationRe
             },
         ]
     return charts
+
+
+def _training_charts(losses: Sequence[float]) -> list[dict[str, str]]:
+    """The student's training, when there was one."""
+    if not losses:
+        return []
+    return [
+        {
+            "heading": "How the student learnt",
+            "source": plots.loss_chart(losses),
+            "alt": f"Loss of the student's training; it went from {losses[0]:.3g} to {losses[-1]:.3g}.",
+            "caption": "Mean loss of each tenth of the training. A curve that still falls at its end asks for more "
+            "steps, or a larger budget.",
+        }
+    ]
 
 
 def _range_of(rows: Sequence[PictureRow], is_defect: bool) -> str:

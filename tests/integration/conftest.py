@@ -1,10 +1,14 @@
-"""Two small lines, built for real once per session; every server test works on them or on a copy."""
+"""Small lines, built for real once per session; every server test works on them or on a copy."""
+
+import shutil
 
 import pytest
-from small_build import SIZE, Published, draw
+from small_build import LARGER, LEARNT, SIZE, Published, draw
 
 from flawline.build import build
 from flawline.recipe import Recipe
+
+pytest.register_assert_rewrite("asking")
 
 
 @pytest.fixture(scope="session")
@@ -30,4 +34,22 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
             fused=False,
         ),
     }
+    return Published(repository, built, data)
+
+
+@pytest.fixture(scope="session")
+def learnt(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """One of each kind: `woven` as published; `pair`, a student beside banks; `alone`, a student without banks."""
+    repository = tmp_path_factory.mktemp("learnt") / "repository"
+    for model in published.repository.glob("woven*"):
+        shutil.copytree(model, repository / model.name)
+    data = {
+        "woven": published.data["woven"],
+        "pair": published.data["woven"],
+        "alone": published.data["metal"],
+    }
+    built = {"woven": published.built["woven"]}
+    for line, detector, size in (("pair", "sacd+exdd", SIZE), ("alone", "ddpm_ast", LARGER)):
+        recipe = Recipe.model_validate({**LEARNT, "size": size})
+        built[line] = build(detector, data[line], line, repository=repository, recipe=recipe)
     return Published(repository, built, data)

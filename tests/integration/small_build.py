@@ -6,20 +6,24 @@ from pathlib import Path
 from flawline.build import BuiltLine
 from flawline.data import Dataset
 from flawline.data.surfaces import SurfaceOptions, load
+from flawline.repository.names import discrepancy
 
-SIZE = 128
+SIZE, LARGER = 128, 192
+_QUICK = {"synthesis": "cutpaste", "training": {"steps": 4, "pairs": 2, "crop": 64}}
+LEARNT = {"false_alarm": 0.1, "parity_pictures": 8, "sacd": _QUICK, "ddpm_ast": _QUICK}
+"""Students that have hardly learnt: what they answer means little, but must be answered alike by every path."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """A repository with the lines `woven` and `metal`, and the pictures they were built from."""
+    """A repository with some lines, and the pictures they were built from."""
 
     repository: Path
     built: dict[str, BuiltLine]
     data: dict[str, Dataset]
 
     def artefact(self, line: str) -> Path:
-        return self.built[line].folder
+        return self.repository / discrepancy(line) / str(self.built[line].manifest.version)
 
 
 def draw(family: str, folder: Path) -> Dataset:

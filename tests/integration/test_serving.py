@@ -3,7 +3,6 @@
 Nothing of Flawline asks here: any gRPC client that speaks Triton's protocol is answered as these tests are.
 """
 
-import io
 import os
 import re
 import shutil
@@ -15,12 +14,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
+from asking import OUTPUTS, Ask, Pixels, assert_same, encoded, image, pixels, server_of, tensor
 from small_build import SIZE, Published
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
@@ -31,25 +28,8 @@ from flawline.repository.publish import list_lines, live_version
 from flawline.server import TritonServer
 from flawline.stages.line import NEGATIVE, ServedLine, search_batch
 from flawline.stages.picture import decode, letterbox
-from flawline.stages.postprocess import MAX_BOXES, Verdict
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
-
-OUTPUTS = {
-    "SCORE": (np.float32, (1,)),
-    "P_VALUE": (np.float32, (1,)),
-    "IS_DEFECT": (np.bool_, (1,)),
-    "ANOMALY_MAP": (np.float32, (SIZE, SIZE)),
-    "MASK": (np.uint8, (SIZE, SIZE)),
-    "BOXES": (np.float32, (MAX_BOXES, 6)),
-}
-
-Ask = Callable[[str, InferInput], InferResult]
-Pixels = NDArray[np.uint8]
-
-
-def server_of(repository: Path, **options: Any) -> TritonServer:
-    return TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -74,38 +54,10 @@ def lines(published: Published) -> dict[str, ServedLine]:
     return {line: ServedLine(published.artefact(line), threads=1) for line in published.built}
 
 
-def encoded(pixels: Pixels, kind: str = "PNG") -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format=kind)
-    return content.getvalue()
-
-
-def image(*contents: bytes) -> InferInput:
-    return tensor("IMAGE", np.array([[content] for content in contents], dtype=np.object_), "BYTES")
-
-
-def pixels(*arrays: Pixels) -> InferInput:
-    return tensor("PIXELS", np.stack(arrays), "UINT8")
-
-
-def tensor(name: str, values: NDArray[Any], dtype: str) -> InferInput:
-    return InferInput(name, list(values.shape), dtype).set_data_from_numpy(values)
-
-
 def wide(published: Published, line: str, number: int) -> Pixels:
     """A test picture that is not square: each has a size of its own."""
     picture = published.data[line].test[number].read_image()
     return np.ascontiguousarray(picture[: SIZE - 10 - 3 * number, : SIZE - number])
-
-
-def assert_same(result: InferResult, row: int, expected: Verdict) -> None:
-    answers = {name: result.as_numpy(name)[row] for name in OUTPUTS}  # type: ignore[index]
-    np.testing.assert_allclose(answers["SCORE"], [expected.score], rtol=1e-4)
-    np.testing.assert_array_equal(answers["P_VALUE"], np.float32([expected.p_value]))
-    assert answers["IS_DEFECT"].item() is expected.is_defect
-    np.testing.assert_allclose(answers["ANOMALY_MAP"], expected.anomaly_map, rtol=1e-3, atol=1e-5)
-    assert (answers["MASK"] != expected.mask).sum() <= 2, "but for a pixel on the threshold"
-    np.testing.assert_allclose(answers["BOXES"], expected.boxes, rtol=1e-2, atol=1.0)
 
 
 # --- what a build publishes ---

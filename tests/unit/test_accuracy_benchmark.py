@@ -73,12 +73,20 @@ def test_a_floor_row_names_the_random_teacher(monkeypatch: pytest.MonkeyPatch, t
         monkeypatch.setattr(module, "ROOT", tmp_path)
     (tmp_path / "build").symlink_to(ROOT / "build")
     monkeypatch.setattr(run, "RESULTS", tmp_path / "accuracy.json")
-    rows = list(run.series(["exdd"], ["folder:tiles"], [0, 1], floor=True))
+    rows = list(run.series(["exdd"], ["exdd"], ["folder:tiles"], [0, 1], floor=True))
     for seed, (arguments, teacher) in enumerate(rows):
         assert teacher.startswith(f"out/teachers/random-{seed}@")
         assert arguments[arguments.index("--teacher") + 1] == f"out/teachers/random-{seed}"
         assert arguments[arguments.index("--recipe") + 1] == "build/recipes/patchcore.yaml"
     assert len(rows) == 2
+
+
+def test_a_student_is_trained_once_for_itself_and_for_its_pair() -> None:
+    detectors = ["exdd", "sacd", "sacd+exdd"]
+    rows = [args for args, _ in run.series(detectors, ["fine"], ["folder:a/b"], [0], floor=False)]
+    assert [row[1] for row in rows] == detectors
+    assert "--checkpoint" not in rows[0]
+    assert {row[row.index("--checkpoint") + 1] for row in rows[1:]} == {"out/students/folder-fine"}
 
 
 def test_rows_of_another_teacher_do_not_count_as_done(tmp_path: Path) -> None:

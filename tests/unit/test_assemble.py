@@ -1,6 +1,6 @@
 """A line's models fit each other and the hand-written shared stages, tensor by tensor."""
 
-from dataclasses import fields
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from flawline.repository.manifest import Manifest
 from flawline.repository.publish import CONFIG, shared_stages
 from flawline.stages.line import NEGATIVE, POSITIVE
 from flawline.stages.picture import SIZES
-from flawline.stages.postprocess import LineSettings
+from flawline.stages.settings import SETTINGS
 from flawline.targets.compile import TARGETS
 
 VERDICT = {
@@ -71,9 +71,14 @@ def test_the_doors_have_the_tensors_of_the_documentation(manifest: Manifest) -> 
         assert models[name].max_batch_size == MAX_BATCH
 
 
+DETECTORS = ("exdd", "sacd", "ddpm_ast+exdd")
+"""One of each kind: banks, a student, both."""
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
 @pytest.mark.parametrize("size", SIZES)
-def test_every_step_takes_and_gives_what_its_stage_has(tmp_path: Path, size: int) -> None:
-    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, size=size, patches=(size // 8) ** 2))
+def test_every_step_takes_and_gives_what_its_stage_has(tmp_path: Path, size: int, detector: str) -> None:
+    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, detector, size=size))
     for door in ("bottle", "bottle_pixels"):
         known = table(models[door].inputs)
         for step in models[door].ensemble_steps:
@@ -95,7 +100,7 @@ def test_the_hand_written_stages_agree_with_the_code() -> None:
     assert sorted(
         path.parent.name for path in shared_stages().glob(f"*/{CONFIG}") if path.parent.name in names.SHARED
     ) == sorted(names.SHARED)
-    settings = ("TYPE_FP32", (len(fields(LineSettings)),))
+    settings = ("TYPE_FP32", (SETTINGS,))
     key = ("TYPE_INT32", (2,))
     for name in names.SHARED:
         config = shared(name)
@@ -126,20 +131,57 @@ def test_both_banks_have_one_form_and_a_file_each() -> None:
     assert positive.parameters["BANK_FILE"] == POSITIVE
 
 
-def test_the_graph_gives_what_the_manifest_says(manifest: Manifest) -> None:
-    graph = line_models(manifest)["bottle_discrepancy"]
-    assert table(graph.inputs) == {"PICTURE": ("TYPE_UINT8", (256, 256, 3))}
-    assert table(graph.outputs) == {
-        "EMBEDDING": ("TYPE_FP32", (1024, 28)),
+def test_the_postprocess_stage_can_do_without_either_part() -> None:
+    optional = {tensor.name for tensor in shared("postprocess").inputs if tensor.optional}
+    assert optional == {"DISCREPANCY", "RATIO_MAP", "RATIO_SCORE"}
+    assert not any(tensor.optional for tensor in shared("ratio_scoring").inputs)
+
+
+EMBEDDING, DISCREPANCY = ("TYPE_FP32", (256, 28)), ("TYPE_FP32", (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("detector", "found", "stages", "evidence"),
+    [
+        ("exdd", {"EMBEDDING": EMBEDDING}, ["ratio_scoring"], {"RATIO_MAP", "RATIO_SCORE"}),
+        ("sacd", {"DISCREPANCY": DISCREPANCY}, [], {"DISCREPANCY"}),
+        (
+            "ddpm_ast+exdd",
+            {"DISCREPANCY": DISCREPANCY, "EMBEDDING": EMBEDDING},
+            ["ratio_scoring"],
+            {"DISCREPANCY", "RATIO_MAP", "RATIO_SCORE"},
+        ),
+    ],
+)
+def test_every_kind_of_line_has_the_tensors_and_stages_of_its_parts(
+    tmp_path: Path,
+    detector: str,
+    found: dict[str, tuple[str, tuple[int, ...]]],
+    stages: list[str],
+    evidence: set[str],
+) -> None:
+    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, detector))
+    graph = models["bottle_discrepancy"]
+    assert table(graph.inputs) == {"PICTURE": ("TYPE_UINT8", (128, 128, 3))}
+    constants = {
         "ARTEFACT_KEY": ("TYPE_INT32", (2,)),
-        "SETTINGS": ("TYPE_FP32", (len(fields(LineSettings)),)),
+        "SETTINGS": ("TYPE_FP32", (SETTINGS,)),
         "CALIBRATION": ("TYPE_FP32", (3,)),
     }
+    assert list(table(graph.outputs).items()) == [*found.items(), *constants.items()]
+    for door in ("bottle", "bottle_pixels"):
+        steps = models[door].ensemble_steps
+        assert [step.model for step in steps] == ["preprocess", "bottle_discrepancy", *stages, "postprocess"]
+        assert set(steps[-1].inputs) == evidence | {"SETTINGS", "CALIBRATION", "GEOMETRY"}
+        assert set(found) <= set(steps[1].outputs)
+        wanted = {name for step in steps for name in step.inputs.values()}
+        made = {name for step in steps[:-1] for name in step.outputs.values()}
+        assert made <= wanted, "no stage computes what nothing takes"
 
 
 def test_the_native_form_differs_in_who_runs_it_alone(tmp_path: Path) -> None:
-    for target in TARGETS:
-        manifest = write_artefact(tmp_path / target, "bottle", 3, target=target)
+    for target, detector in product(TARGETS, DETECTORS):
+        manifest = write_artefact(tmp_path / target / detector, "bottle", 3, detector, target=target)
         native, python = native_discrepancy(manifest), line_models(manifest)["bottle_discrepancy"]
         assert native.backend == "onnxruntime"
         assert native.default_model_filename in manifest.files

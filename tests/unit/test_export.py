@@ -8,16 +8,15 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_lines import KEY, SIZE, write_teacher
+from small_lines import KEY, SIZE, small_model, write_teacher
+from torch import nn
 
-from flawline.detectors.exdd.model import ExDD, MemoryBank
 from flawline.errors import ArtefactError, RecipeError
 from flawline.stages.graph import RUNTIMES, Graph, load_graph
-from flawline.stages.postprocess import LineSettings
 from flawline.stages.ratio import ImageScore
+from flawline.stages.settings import LineSettings
 from flawline.targets.compile import TARGETS, check_target, compile_graph
-from flawline.targets.export import INPUT, OUTPUTS, LineGraph, export_onnx
-from flawline.teachers import PatchFeatures, load_teacher
+from flawline.targets.export import CONSTANTS, INPUT, LineGraph, export_onnx
 
 SETTINGS = LineSettings(
     size=SIZE,
@@ -47,30 +46,91 @@ class Exported:
         return load_graph(self.folder, target, threads=1)
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["PatchCore's pooling", "the authors' pooling"])
+SHAPES = {"EMBEDDING": ((SIZE // 8) ** 2, 28), "DISCREPANCY": (SIZE // 4, SIZE // 4)}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("exdd", {}, ("EMBEDDING",)),
+        ("sacd+exdd", {"faithful_pooling": True}, ("DISCREPANCY", "EMBEDDING")),
+    ],
+    ids=["banks", "a student, and banks with the authors' pooling"],
+)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("artefact")
-    teacher = load_teacher(write_teacher(tmp_path_factory.mktemp("teacher")))
-    features = PatchFeatures(faithful_pooling=request.param)
-    bank = MemoryBank(torch.zeros(1, sum(teacher.channels)), 2)
-    model = ExDD(teacher, features, bank, None, image_score=ImageScore.MAP_PEAK, positive_weight=0.3)
-    graph = LineGraph(model, SETTINGS, NORMAL_SCORES, KEY)
+    detector, pooling, found = request.param
+    line = small_model(write_teacher(tmp_path_factory.mktemp("teacher")), detector, **pooling)
+    graph = LineGraph(line, SETTINGS, NORMAL_SCORES, KEY)
+    assert graph.outputs == (*found, *CONSTANTS)
     export_onnx(graph, SIZE, folder / "model.onnx")
     return Exported(graph, folder, compile_graph(folder, "openvino"))
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_all_runtimes_embed_alike(exported: Exported, target: str, count: int) -> None:
+def test_all_runtimes_find_the_same(exported: Exported, target: str, count: int) -> None:
     with torch.inference_mode():
-        embedding = exported.graph(torch.from_numpy(pictures(count)))[0].numpy()
+        eager = exported.graph(torch.from_numpy(pictures(count)))
     outputs = exported.load(target).run(pictures(count))
-    assert set(outputs) == set(OUTPUTS)
-    assert outputs["EMBEDDING"].shape == embedding.shape == (count, (SIZE // 8) ** 2, 28)
-    assert outputs["EMBEDDING"].dtype == np.float32
-    np.testing.assert_allclose(
-        outputs["EMBEDDING"], embedding, rtol=1e-3, atol=1e-4 * np.abs(embedding).max()
-    )
+    assert tuple(outputs) == exported.graph.outputs
+    for name, expected in zip(exported.graph.outputs[: -len(CONSTANTS)], eager, strict=False):
+        values = expected.numpy()
+        assert outputs[name].shape == values.shape == (count, *SHAPES[name])
+        assert outputs[name].dtype == np.float32
+        assert values.std() > 1e-3 * np.abs(values).max(), "nothing to tell apart"
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-3, atol=1e-5 * np.abs(values).max())
+
+
+def runs_of_layers(line: nn.Module) -> list[nn.Module]:
+    """Convolutions that one eager pass runs, in their order; a backbone that runs twice is there twice."""
+    runs: list[nn.Module] = []
+    hooks = [
+        part.register_forward_hook(lambda part, *_: runs.append(part))
+        for part in line.modules()
+        if isinstance(part, nn.Conv2d)
+    ]
+    with torch.inference_mode():
+        line(torch.from_numpy(pictures(1)))
+    for hook in hooks:
+        hook.remove()
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("detector", "found"),
+    [
+        ("exdd", ("EMBEDDING",)),
+        ("sacd", ("DISCREPANCY",)),
+        ("ddpm_ast", ("DISCREPANCY",)),
+        ("sacd+exdd", ("DISCREPANCY", "EMBEDDING")),
+        ("ddpm_ast+exdd", ("DISCREPANCY", "EMBEDDING")),
+    ],
+)
+def test_a_graph_gives_what_the_line_has_by_one_teacher(
+    tmp_path: Path, detector: str, found: tuple[str, ...]
+) -> None:
+    line = small_model(write_teacher(tmp_path), detector)
+    graph = LineGraph(line, SETTINGS, NORMAL_SCORES, KEY)
+    assert graph.outputs == (*found, *CONSTANTS)
+    with torch.inference_mode():
+        outputs = graph(torch.from_numpy(pictures(2)))
+    constants = [(2, len(each)) for each in (KEY, SETTINGS.to_array(), NORMAL_SCORES)]
+    assert [tuple(each.shape) for each in outputs] == [(2, *SHAPES[name]) for name in found] + constants
+    runs = runs_of_layers(line)
+    assert len(runs) == len(set(runs))
+
+
+def test_parts_share_one_backbone_and_leave_the_banks_out(exported: Exported) -> None:
+    model = onnx.load(exported.folder / "model.onnx")
+    weights = {entry.name: hash(entry.raw_data) for entry in model.graph.initializer}
+    filters = [weights[node.input[1]] for node in model.graph.node if node.op_type == "Conv"]
+    assert 0 < len(filters) == len(set(filters)), "no convolution is there twice"
+    normalised = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    assert normalised == [], "it is folded into the convolutions"
+    shapes = [tuple(entry.dims) for entry in model.graph.initializer]
+    memory = exported.graph.line.memory
+    assert memory is None or tuple(memory.negative.vectors.shape) not in shapes
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -88,7 +148,7 @@ def test_the_constants_arrive_whole_for_every_picture(exported: Exported, target
 def test_the_file_stands_alone_and_takes_any_batch(exported: Exported) -> None:
     model = onnx.load(exported.folder / "model.onnx", load_external_data=False)
     assert [entry.name for entry in model.graph.input] == [INPUT]
-    assert [entry.name for entry in model.graph.output] == list(OUTPUTS)
+    assert tuple(entry.name for entry in model.graph.output) == exported.graph.outputs
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
     batch, *rest = model.graph.input[0].type.tensor_type.shape.dim
     assert batch.dim_param

@@ -15,7 +15,7 @@ from small_lines import SIZE, draw_line, small_recipe, write_teacher
 from flawline.data import Dataset, Sample
 from flawline.data.squares import Square, cover
 from flawline.detectors.exdd.model import embed
-from flawline.errors import DataError, FlawlineError, RecipeError
+from flawline.errors import ArtefactError, DataError, FlawlineError, RecipeError
 from flawline.fitting import FittedLine, fit
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import adapt
@@ -74,6 +74,10 @@ def two_regions(line: Dataset, folder: Path, sizes: tuple[int, int] = (30, 20)) 
         ("exdd", {"positive": "labelled"}, "cpu", DataError, "no training defects with masks"),
         ("exdd", {"teacher": "/nowhere"}, "cpu", FlawlineError, "/nowhere"),
         ("exdd", {"positive": "synthetic", "synthesis": "magic"}, "cpu", FlawlineError, "magic"),
+        ("sacd+ddpm_ast", {}, "cpu", RecipeError, "unknown detector 'sacd.ddpm_ast'; there are: exdd, sacd"),
+        ("exdd+exdd", {}, "cpu", RecipeError, "unknown detector"),
+        ("sacd", {"sacd": {"synthesis": "magic"}}, "cpu", FlawlineError, "magic"),
+        ("sacd+exdd", {"adapt": {"steps": 1}}, "cpu", RecipeError, "adapted teacher goes with exdd alone"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -134,10 +138,10 @@ def test_an_item_of_most_pictures_leaves_something_to_learn_from(
 
 def test_one_seed_one_line(line: Dataset, teacher: str, fitted: FittedLine) -> None:
     again, other = (fit("exdd", line, small_recipe(teacher), seed=seed) for seed in (0, 1))
-    assert fitted.model.positive is not None
-    assert again.model.positive is not None
-    assert torch.equal(again.model.negative.vectors, fitted.model.negative.vectors)
-    assert torch.equal(again.model.positive.vectors, fitted.model.positive.vectors)
+    assert fitted.model.memory.positive is not None
+    assert again.model.memory.positive is not None
+    assert torch.equal(again.model.memory.negative.vectors, fitted.model.memory.negative.vectors)
+    assert torch.equal(again.model.memory.positive.vectors, fitted.model.memory.positive.vectors)
     np.testing.assert_array_equal(again.calibration.scores, fitted.calibration.scores)
     assert again.settings == fitted.settings
     assert not np.array_equal(other.calibration.scores, fitted.calibration.scores)
@@ -176,7 +180,7 @@ def test_the_positive_bank_comes_from_what_the_recipe_says(line: Dataset, teache
         fitted = fit("exdd", dataset, small_recipe(teacher, positive=positive), seed=0)
         assert (fitted.positive.labelled, fitted.positive.synthetic) == counts
         assert fitted.positive.statement.startswith(statement)
-        assert (fitted.model.positive is None) == (positive == "none")
+        assert (fitted.model.memory.positive is None) == (positive == "none")
         assert fitted.settings.has_positive == (positive != "none")
 
 
@@ -185,7 +189,7 @@ def test_masks_without_a_pixel_fill_no_bank_and_are_not_counted(
 ) -> None:
     empty = two_regions(line, tmp_path, sizes=(0, 0))
     fitted = fit("exdd", empty, small_recipe(teacher, positive="labelled"), seed=0)
-    assert fitted.model.positive is None
+    assert fitted.model.memory.positive is None
     assert not fitted.settings.has_positive
     assert fitted.positive.statement.startswith("none")
 
@@ -203,7 +207,7 @@ def distances(ones: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray
 def test_only_defective_patches_are_positive(line: Dataset, teacher: str, tmp_path: Path) -> None:
     defective = two_regions(line, tmp_path)
     recipe = small_recipe(teacher, exdd={"positive_share": 1.0, "min_cover": 0.5})
-    bank = fit("exdd", defective, recipe, seed=0).model.positive
+    bank = fit("exdd", defective, recipe, seed=0).model.memory.positive
     assert bank is not None
     (features,) = embedded(teacher, defective.train_defects)
     covered = cover(
@@ -219,7 +223,7 @@ def test_only_defective_patches_are_positive(line: Dataset, teacher: str, tmp_pa
 
 def test_the_thinnest_defect_has_a_patch(line: Dataset, teacher: str, tmp_path: Path) -> None:
     thin = two_regions(line, tmp_path, sizes=(1, 0))
-    bank = fit("exdd", thin, small_recipe(teacher), seed=0).model.positive
+    bank = fit("exdd", thin, small_recipe(teacher), seed=0).model.memory.positive
     assert bank is not None
     assert len(bank.vectors) == 1
 
@@ -229,7 +233,7 @@ def test_crops_are_embedded_whole(
     line: Dataset, teacher: str, tmp_path: Path, patches: str, count: int
 ) -> None:
     recipe = small_recipe(teacher, exdd={"positive_share": 1.0, "positive_patches": patches})
-    bank = fit("exdd", two_regions(line, tmp_path), recipe, seed=0).model.positive
+    bank = fit("exdd", two_regions(line, tmp_path), recipe, seed=0).model.memory.positive
     assert bank is not None
     assert len(bank.vectors) == count
 
@@ -244,7 +248,7 @@ def test_the_way_of_the_authors_runs(line: Dataset, teacher: str) -> None:
     }
     fitted = fit("exdd", line, small_recipe(teacher, exdd=faithful), seed=0)
     assert fitted.settings.eight_bit_map
-    assert fitted.model.features.faithful_pooling
+    assert fitted.model.memory.features.faithful_pooling
     assert all(np.isfinite(verdict.score) for verdict in fitted.inspect([s.read_image() for s in line.test]))
 
 
@@ -256,12 +260,12 @@ def test_padding_is_not_learned(line: Dataset, teacher: str, tmp_path: Path) -> 
         flat.append(replace(sample, image=tmp_path / f"{number}.png"))
     recipe = small_recipe(teacher, false_alarm=0.02, positive="none", exdd=WHOLE_BANK)
     fitted = fit("exdd", with_normals(line, flat), recipe, seed=0)
-    assert len(fitted.model.negative.vectors) == 24 * PATCHES // 2
+    assert len(fitted.model.memory.negative.vectors) == 24 * PATCHES // 2
 
 
 def test_a_large_pool_is_thinned_evenly(line: Dataset, teacher: str) -> None:
     recipe = small_recipe(teacher, false_alarm=0.02, positive="none", exdd={"pool_limit": 1200, **WHOLE_BANK})
-    bank = fit("exdd", line, recipe, seed=0).model.negative.vectors.numpy()
+    bank = fit("exdd", line, recipe, seed=0).model.memory.negative.vectors.numpy()
     assert len(bank) == 1200 // 24 * 24
     for features in embedded(teacher, line.train_normals[::8]):
         assert (distances(bank, features) < 1e-2).sum() == 1200 // 24
@@ -296,6 +300,64 @@ def test_an_adapted_line_sees_with_its_own_teacher_and_calibrates_on_pictures_it
     assert adapted.calibration.method == "split"
     assert seen == [adapted.bank_normals]
     assert adapted.bank_normals < len(line.train_normals)
-    assert not torch.equal(adapted.model.negative.vectors, plain.model.negative.vectors)
+    assert not torch.equal(adapted.model.memory.negative.vectors, plain.model.memory.negative.vectors)
     again = fit("exdd", line, small_recipe(teacher, false_alarm=0.25, adapt=small), seed=0)
-    assert torch.equal(adapted.model.negative.vectors, again.model.negative.vectors)
+    assert torch.equal(adapted.model.memory.negative.vectors, again.model.memory.negative.vectors)
+
+
+QUICK = {"training": {"steps": 3, "pairs": 2, "crop": 64}, "synthesis": "cutpaste"}
+
+
+@pytest.fixture(scope="module")
+def pair(line: Dataset, teacher: str) -> FittedLine:
+    return fit("sacd+exdd", line, small_recipe(teacher, sacd=QUICK), seed=0)
+
+
+def test_a_pair_keeps_the_same_normals_from_student_and_banks(line: Dataset, pair: FittedLine) -> None:
+    assert pair.calibration.method == "split"
+    assert pair.bank_normals + len(pair.calibration.scores) == len(line.train_normals)
+    assert pair.training is not None
+    assert pair.training.steps == 3
+
+
+def test_a_line_with_a_student_keeps_at_most_a_third_for_calibration(line: Dataset, teacher: str) -> None:
+    fitted = fit("ddpm_ast", line, small_recipe(teacher, false_alarm=0.01, ddpm_ast=QUICK), seed=0)
+    assert len(fitted.calibration.scores) == len(line.train_normals) // 3
+    assert fitted.calibration.false_alarm == pytest.approx(1 / 9), "and promises what so few support"
+    assert fitted.model.memory is None
+    assert not fitted.settings.has_ratio
+
+
+def test_a_pair_shares_one_teacher_and_each_part_sees_its_own_layers(pair: FittedLine, teacher: str) -> None:
+    assert pair.model.teacher.layers == (1, 2, 3)
+    assert pair.model.student_maps == (0, 1)
+    assert pair.model.memory is not None
+    assert pair.model.memory.features.chosen == (1, 2)
+    alone = load_teacher(teacher, layers=(2, 3), even_exposure=True)
+    picture = torch.randint(0, 255, (1, SIZE, SIZE, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        embedding, discrepancy = pair.model(picture)
+        torch.testing.assert_close(embedding, PatchFeatures()(alone(picture)))
+    assert discrepancy is not None
+    assert discrepancy.shape == (1, SIZE // 4, SIZE // 4)
+
+
+def test_the_levels_of_a_pair_are_those_of_normals(line: Dataset, pair: FittedLine) -> None:
+    levels = pair.settings
+    assert min(levels.discrepancy_level, levels.ratio_level, levels.discrepancy_peak, levels.ratio_peak) > 0
+    scores = [verdict.score for verdict in pair.inspect([s.read_image() for s in line.train_normals])]
+    assert np.median(scores) == pytest.approx(1, abs=0.5), "a normal picture lies near 1 of its own level"
+
+
+def test_one_seed_one_pair(line: Dataset, teacher: str, pair: FittedLine) -> None:
+    again = fit("sacd+exdd", line, small_recipe(teacher, sacd=QUICK), seed=0)
+    np.testing.assert_array_equal(again.calibration.scores, pair.calibration.scores)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(line: Dataset, teacher: str, tmp_path: Path) -> None:
+    fit("sacd", line, small_recipe(teacher, sacd=QUICK), seed=0, checkpoint=tmp_path)
+    assert (tmp_path / "sacd.safetensors").is_file()
+    with pytest.raises(ArtefactError, match=r"checkpoint of another training .its recipe differs"):
+        fit("sacd", line, small_recipe(teacher, sacd={**QUICK, "alpha": 0.3}), seed=0, checkpoint=tmp_path)
+    with pytest.raises(ArtefactError, match=r"its seed differs|its pictures differs"):
+        fit("sacd", line, small_recipe(teacher, sacd=QUICK), seed=1, checkpoint=tmp_path)

@@ -47,6 +47,14 @@ def test_a_file_of_another_build_is_named(tmp_path: Path, folder: Path) -> None:
         verify(folder)
 
 
+@pytest.mark.parametrize("detector", ["sacd", "sacd+exdd"])
+def test_what_a_student_adds_is_read(tmp_path: Path, detector: str) -> None:
+    written = write_artefact(tmp_path / "a", "bottle", 3, detector)
+    assert verify(tmp_path / "a") == written
+    assert written.training is not None
+    assert written.training.statement == "sacd, 4 steps in 2 s"
+
+
 @pytest.mark.parametrize(
     "content",
     [None, b"", b"{", b"\xff\xfe\x00", b"[]", b'{"format": 1}'],
@@ -65,13 +73,18 @@ def test_a_damaged_manifest_is_named(folder: Path, content: bytes | None) -> Non
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [('"format": 1', '"format": 2'), ('"seed": 0', '"seed": 0, "mood": 1')]
+    ("old", "new", "reason"),
+    [
+        ('"format": 2', '"format": 3', "its format is 3, not 2"),
+        ('"format": 2', '"format": 1', "format 1, whose graphs lack constants that today's stages need"),
+        ('"seed": 0', '"seed": 0, "mood": 1', "Extra inputs"),
+    ],
 )
-def test_a_manifest_of_another_form_is_refused(folder: Path, old: str, new: str) -> None:
+def test_a_manifest_of_another_form_is_refused(folder: Path, old: str, new: str, reason: str) -> None:
     text = (folder / FILE).read_text()
     assert old in text
     (folder / FILE).write_text(text.replace(old, new))
-    with pytest.raises(ArtefactError, match="not a manifest of this version"):
+    with pytest.raises(ArtefactError, match=f"not a manifest of this version of Flawline .*{reason}"):
         read(folder)
 
 

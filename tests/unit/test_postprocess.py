@@ -1,4 +1,4 @@
-"""From patch scores to verdicts: p-values, smoothing, threshold and boxes."""
+"""From what a line found to verdicts: p-values, smoothing, threshold and boxes."""
 
 from dataclasses import astuple, replace
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from flawline.stages.fusion import Evidence, smooth
 from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import MAX_BOXES, LineSettings, judge, p_value, smooth
+from flawline.stages.postprocess import MAX_BOXES, Verdict, judge, p_value
 from flawline.stages.ratio import ImageScore
+from flawline.stages.settings import SETTINGS as LENGTH
+from flawline.stages.settings import Fusion, LineSettings
 
 SIZE, GRID = 128, 16
 """Patches of 8 pixels."""
@@ -38,14 +41,46 @@ def rough() -> NDArray[np.float32]:
     return np.random.default_rng(0).uniform(0, 3, (GRID, GRID)).astype(np.float32)
 
 
+def verdict_of(
+    patch_map: NDArray[np.float32],
+    score: float,
+    geometry: Geometry,
+    settings: LineSettings,
+    calibration: NDArray[np.float32],
+) -> Verdict:
+    """The verdict of a line with memory banks alone."""
+    return judge(Evidence(patch_map, score, None), geometry, settings, calibration)
+
+
 @pytest.mark.parametrize("mode", list(ImageScore))
+@pytest.mark.parametrize("fusion", list(Fusion))
 @pytest.mark.parametrize("flag", [True, False])
-def test_settings_come_back_out_of_the_tensor(mode: ImageScore, flag: bool) -> None:
-    settings = replace(SETTINGS, image_score=mode, has_positive=flag, eight_bit_map=not flag, min_area=33)
+def test_settings_come_back_out_of_the_tensor(mode: ImageScore, fusion: Fusion, flag: bool) -> None:
+    settings = LineSettings(
+        size=192,
+        false_alarm=0.0123,
+        pixel_threshold=1.2345678,
+        sigma=4.5,
+        min_area=33,
+        image_score=mode,
+        has_positive=flag,
+        positive_weight=0.3,
+        eight_bit_map=not flag,
+        has_ratio=flag,
+        has_discrepancy=not flag,
+        top_share=0.0015,
+        fusion=fusion,
+        fusion_weight=0.7,
+        discrepancy_level=0.11,
+        ratio_level=12.5,
+        discrepancy_peak=0.21,
+        ratio_peak=22.5,
+        discrepancy_sigma=1.5,
+    )
     values = settings.to_array()
-    assert (values.dtype, values.shape) == (np.float32, (len(astuple(settings)),))
+    assert (values.dtype, values.shape) == (np.float32, (LENGTH,))
     back = LineSettings.from_array(values)
-    assert back.image_score is mode
+    assert [type(value) for value in astuple(back)] == [type(value) for value in astuple(settings)]
     assert astuple(back) == pytest.approx(astuple(settings), rel=1e-7)
     np.testing.assert_array_equal(back.to_array(), values)
 
@@ -69,14 +104,14 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
 
     def called(score: float, false_alarm: float) -> bool:
         settings = LineSettings.from_array(replace(SETTINGS, false_alarm=false_alarm).to_array())
-        return judge(patches(), score, SQUARE, settings, NORMAL_SCORES).is_defect
+        return verdict_of(patches(), score, SQUARE, settings, NORMAL_SCORES).is_defect
 
     assert called(2.1, 0.05)
     assert not called(2.0, 0.05)
     assert called(2.0, 0.1)
     assert not called(2.1, 0.0499)
     for count in range(1, 60):  # whatever the rounding of 1 / (n + 1)
-        verdict = judge(
+        verdict = verdict_of(
             patches(),
             9,
             SQUARE,
@@ -87,7 +122,7 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
 
 
 def test_a_score_that_is_no_number_is_called_defective() -> None:
-    assert judge(patches(), float("nan"), SQUARE, SETTINGS, NORMAL_SCORES).is_defect
+    assert verdict_of(patches(), float("nan"), SQUARE, SETTINGS, NORMAL_SCORES).is_defect
 
 
 @pytest.mark.parametrize("sigma", [0.0, 4.0])
@@ -97,17 +132,17 @@ def test_padding_neither_bleeds_in_nor_lowers_the_rim(size: tuple[int, int], sig
     inside = geometry.patch_mask(GRID, GRID)
     clean, spoiled = rough(), rough()
     spoiled[~inside] = 1e6
-    full = smooth(spoiled, geometry, settings)
-    np.testing.assert_array_equal(full, smooth(clean, geometry, settings))
+    full = smooth(spoiled, geometry, settings.sigma)
+    np.testing.assert_array_equal(full, smooth(clean, geometry, settings.sigma))
     assert (full[geometry.inner_height :] == 0).all()
     assert (full[:, geometry.inner_width :] == 0).all()
-    even = smooth(np.where(inside, np.float32(2), 0), geometry, settings)
+    even = smooth(np.where(inside, np.float32(2), 0), geometry, settings.sigma)
     np.testing.assert_allclose(even[: geometry.inner_height, : geometry.inner_width], 2, rtol=1e-6)
 
 
 def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
     patch_map = patches((slice(5, 6), slice(9, 10)))
-    sharp, soft = (smooth(patch_map, SQUARE, replace(SETTINGS, sigma=sigma)) for sigma in (0.0, 4.0))
+    sharp, soft = (smooth(patch_map, SQUARE, sigma) for sigma in (0.0, 4.0))
     for full in (sharp, soft):
         assert full.shape == (SIZE, SIZE)
         assert full.dtype == np.float32
@@ -122,24 +157,24 @@ def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
 
 
 def test_the_eight_bit_map_has_steps_of_its_own_range() -> None:
-    fine = smooth(rough(), SQUARE, SETTINGS)
-    coarse = smooth(rough(), SQUARE, replace(SETTINGS, eight_bit_map=True))
+    fine = smooth(rough(), SQUARE, SETTINGS.sigma)
+    coarse = smooth(rough(), SQUARE, SETTINGS.sigma, eight_bit=True)
     levels = coarse / (fine.max() / 255)
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
     assert np.abs(coarse - fine).max() <= fine.max() / 255 * 0.501
     assert len(np.unique(coarse)) <= 256 < len(np.unique(fine))
-    assert (smooth(patches(), SQUARE, replace(SETTINGS, eight_bit_map=True)) == 0).all()
+    assert (smooth(patches(), SQUARE, SETTINGS.sigma, eight_bit=True) == 0).all()
 
 
 def test_the_map_is_one_at_the_threshold_and_the_mask_begins_there() -> None:
-    verdict = judge(rough(), 1.0, SQUARE, replace(SETTINGS, pixel_threshold=1.7), NORMAL_SCORES)
-    np.testing.assert_allclose(verdict.anomaly_map, smooth(rough(), SQUARE, SETTINGS) / 1.7, rtol=1e-6)
+    verdict = verdict_of(rough(), 1.0, SQUARE, replace(SETTINGS, pixel_threshold=1.7), NORMAL_SCORES)
+    np.testing.assert_allclose(verdict.anomaly_map, smooth(rough(), SQUARE, SETTINGS.sigma) / 1.7, rtol=1e-6)
     assert verdict.mask.dtype == np.uint8
     np.testing.assert_array_equal(verdict.mask, verdict.anomaly_map >= 1)
     assert 0 < verdict.mask.mean() < 1
     even = patches((slice(None), slice(None)), value=1.7)
     at, below = (
-        judge(even, 1.0, SQUARE, replace(SETTINGS, pixel_threshold=threshold), NORMAL_SCORES)
+        verdict_of(even, 1.0, SQUARE, replace(SETTINGS, pixel_threshold=threshold), NORMAL_SCORES)
         for threshold in (float(np.float32(1.7)), float(np.nextafter(np.float32(1.7), np.float32(9))))
     )
     assert at.mask.all()
@@ -161,7 +196,7 @@ def test_boxes_are_in_pixels_of_the_picture(
 ) -> None:
     """Interpolation crosses one half exactly at the edge of the hot patches: x 32 to 64, y 16 to 32."""
     patch_map = patches((slice(2, 4), slice(4, 8)), value=1.25) * np.float32(0.8)
-    verdict = judge(patch_map, 1.0, Geometry.fit(width, height, SIZE), SETTINGS, NORMAL_SCORES)
+    verdict = verdict_of(patch_map, 1.0, Geometry.fit(width, height, SIZE), SETTINGS, NORMAL_SCORES)
     assert verdict.boxes.shape == (MAX_BOXES, 6)
     assert verdict.boxes.dtype == np.float32
     np.testing.assert_allclose(verdict.boxes[0], [*expected, 1 / 0.5, 0], rtol=1e-5)
@@ -171,7 +206,7 @@ def test_boxes_are_in_pixels_of_the_picture(
 def test_small_regions_get_no_box() -> None:
     patch_map = patches((slice(2, 3), slice(2, 3)), (slice(8, 12), slice(8, 12)))
     boxes = [
-        judge(patch_map, 1.0, SQUARE, replace(SETTINGS, min_area=area), NORMAL_SCORES).boxes
+        verdict_of(patch_map, 1.0, SQUARE, replace(SETTINGS, min_area=area), NORMAL_SCORES).boxes
         for area in (1, 100, 5000)
     ]
     assert [(found[:, 2] > 0).sum() for found in boxes] == [2, 1, 0]
@@ -183,9 +218,10 @@ def test_the_strongest_regions_are_kept_in_order() -> None:
     patch_map = patches()
     patch_map[1:15:2, 1:15:2] = np.random.default_rng(0).permutation(strengths).reshape(7, 7)
     settings = replace(SETTINGS, min_area=1, pixel_threshold=0.9)
-    boxes = judge(patch_map, 1.0, SQUARE, settings, NORMAL_SCORES).boxes
+    boxes = verdict_of(patch_map, 1.0, SQUARE, settings, NORMAL_SCORES).boxes
     peaks = (
-        smooth(patch_map, SQUARE, settings).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2] / 0.9
+        smooth(patch_map, SQUARE, settings.sigma).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2]
+        / 0.9
     )
     strongest = np.sort(peaks[peaks >= 1])[::-1][:MAX_BOXES]
     assert len(strongest) == MAX_BOXES
@@ -196,7 +232,7 @@ def test_the_score_of_a_box_is_of_its_own_region() -> None:
     """An L and a strong spot inside its bounding box."""
     patch_map = patches((slice(2, 12), slice(2, 3)), (slice(11, 12), slice(2, 12)))
     patch_map[4:6, 6:8] = 3.0
-    boxes = judge(patch_map, 1.0, SQUARE, SETTINGS, NORMAL_SCORES).boxes
+    boxes = verdict_of(patch_map, 1.0, SQUARE, SETTINGS, NORMAL_SCORES).boxes
     assert boxes[0, 4] > 4
     assert boxes[1, 4] == pytest.approx(2, rel=0.1)
     assert boxes[1, 2] - boxes[1, 0] > boxes[0, 2] - boxes[0, 0]

@@ -184,3 +184,11 @@ def test_threshold_is_read_off_decisions_only_when_they_agree():
     assert decision_threshold([decided(1.0, False), decided(2.0, True)]) == 1.5
     assert decision_threshold([decided(1.0, False)]) is None
     assert decision_threshold([decided(2.0, False), decided(1.0, True)]) is None
+
+
+def test_the_training_of_a_student_is_drawn_when_there_was_one(tmp_path: Path):
+    for losses in ((), (3.0, 2.0, 1.25)):
+        path = tmp_path / f"{len(losses)}.html"
+        write_report(path, title="t", evaluations=[evaluation_of(tmp_path)], facts={}, losses=losses)
+        drawn = [image for image in Page(path).all("img") if "went from 3 to 1.25" in (image["alt"] or "")]
+        assert len(drawn) == bool(losses)

@@ -3,14 +3,19 @@
 from flawline.repository import names
 from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
 from flawline.repository.manifest import Manifest
+from flawline.stages.settings import SETTINGS
 
 MAX_BATCH = 8
 """Largest batch of every stage; the shared stages' hand-written configurations say the same."""
 
 _IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
 _PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
-_SETTINGS = Tensor(name="SETTINGS", dtype="TYPE_FP32", dims=(9,))
+_SETTINGS = Tensor(name="SETTINGS", dtype="TYPE_FP32", dims=(SETTINGS,))
 _KEY = Tensor(name="ARTEFACT_KEY", dtype="TYPE_INT32", dims=(2,))
+
+_BANK_KEY = {"ARTEFACT_KEY": "artefact_key"}
+_CONSTANTS = {"SETTINGS": "settings", "CALIBRATION": "calibration"}
+"""Tensors of stages, and their names within the ensembles."""
 
 NATIVE_BACKEND, NATIVE_FILE = "onnxruntime", "model.onnx"
 """Triton's own backend for the graph of every line. Not its OpenVINO backend, which computes in BF16 on newer CPUs
@@ -36,6 +41,18 @@ def native_discrepancy(manifest: Manifest) -> ModelConfig:
     )
 
 
+def _found(manifest: Manifest) -> tuple[Tensor, ...]:
+    """Outputs of the graph beside its constants: those of the parts that the line has."""
+    found = []
+    if manifest.discrepancy is not None:
+        found.append(Tensor(name="DISCREPANCY", dtype="TYPE_FP32", dims=manifest.discrepancy))
+    if manifest.patches:
+        found.append(
+            Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=(manifest.patches, manifest.dimensions))
+        )
+    return tuple(found)
+
+
 def _discrepancy(manifest: Manifest) -> ModelConfig:
     size = manifest.size
     return ModelConfig(
@@ -44,7 +61,7 @@ def _discrepancy(manifest: Manifest) -> ModelConfig:
         max_batch_size=MAX_BATCH,
         inputs=(Tensor(name="PICTURE", dtype="TYPE_UINT8", dims=(size, size, 3)),),
         outputs=(
-            Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=(manifest.patches, manifest.dimensions)),
+            *_found(manifest),
             _KEY,
             _SETTINGS,
             Tensor(name="CALIBRATION", dtype="TYPE_FP32", dims=(len(manifest.calibration.scores),)),
@@ -68,54 +85,52 @@ def _verdict(manifest: Manifest) -> tuple[Tensor, ...]:
 
 
 def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
-    """Preprocess -> graph -> ratio_scoring -> postprocess, for one of the two front doors."""
+    """Preprocess -> graph -> ratio_scoring for lines with banks -> postprocess, for one of the two front doors."""
     verdict = _verdict(manifest)
-    graph = names.discrepancy(manifest.line)
+    parts = {tensor.name: tensor.name.lower() for tensor in _found(manifest)}
+    steps = [
+        EnsembleStep(
+            model="preprocess",
+            inputs={door.name: door.name},
+            outputs={f"PICTURE_{manifest.size}": "picture", "GEOMETRY": "geometry"},
+        ),
+        EnsembleStep(
+            model=names.discrepancy(manifest.line),
+            version=manifest.version,
+            inputs={"PICTURE": "picture"},
+            outputs={**parts, **(_BANK_KEY if manifest.patches else {}), **_CONSTANTS},
+        ),
+    ]
+    evidence = {name: outer for name, outer in parts.items() if name == "DISCREPANCY"}
+    if manifest.patches:
+        ratio = {"RATIO_MAP": "ratio_map", "RATIO_SCORE": "ratio_score"}
+        evidence |= ratio
+        steps.append(
+            EnsembleStep(
+                model="ratio_scoring",
+                inputs={
+                    "EMBEDDING": "embedding",
+                    **_BANK_KEY,
+                    "SETTINGS": "settings",
+                    "GEOMETRY": "geometry",
+                },
+                outputs=ratio,
+            )
+        )
+    steps.append(
+        EnsembleStep(
+            model="postprocess",
+            inputs={**evidence, **_CONSTANTS, "GEOMETRY": "geometry"},
+            outputs={tensor.name: tensor.name for tensor in verdict},
+        )
+    )
     return ModelConfig(
         name=manifest.line if door is _IMAGE else names.pixels(manifest.line),
         platform="ensemble",
         max_batch_size=MAX_BATCH,
         inputs=(door,),
         outputs=verdict,
-        ensemble_steps=(
-            EnsembleStep(
-                model="preprocess",
-                inputs={door.name: door.name},
-                outputs={f"PICTURE_{manifest.size}": "picture", "GEOMETRY": "geometry"},
-            ),
-            EnsembleStep(
-                model=graph,
-                version=manifest.version,
-                inputs={"PICTURE": "picture"},
-                outputs={
-                    "EMBEDDING": "embedding",
-                    "ARTEFACT_KEY": "artefact_key",
-                    "SETTINGS": "settings",
-                    "CALIBRATION": "calibration",
-                },
-            ),
-            EnsembleStep(
-                model="ratio_scoring",
-                inputs={
-                    "EMBEDDING": "embedding",
-                    "ARTEFACT_KEY": "artefact_key",
-                    "SETTINGS": "settings",
-                    "GEOMETRY": "geometry",
-                },
-                outputs={"RATIO_MAP": "ratio_map", "RATIO_SCORE": "ratio_score"},
-            ),
-            EnsembleStep(
-                model="postprocess",
-                inputs={
-                    "RATIO_MAP": "ratio_map",
-                    "RATIO_SCORE": "ratio_score",
-                    "SETTINGS": "settings",
-                    "CALIBRATION": "calibration",
-                    "GEOMETRY": "geometry",
-                },
-                outputs={tensor.name: tensor.name for tensor in verdict},
-            ),
-        ),
+        ensemble_steps=tuple(steps),
         versions=(manifest.version,),
     )
 

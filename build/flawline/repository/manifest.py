@@ -17,7 +17,10 @@ class _Frozen(BaseModel):
 
 
 class DataFacts(_Frozen):
-    """The pictures a line was built from. `fingerprint` is Dataset.fingerprint()."""
+    """The pictures a line was built from. `fingerprint` is Dataset.fingerprint().
+
+    `bank_normals` filled the banks and trained the student, as far as the line has them.
+    """
 
     name: str
     fingerprint: str
@@ -30,7 +33,7 @@ class DataFacts(_Frozen):
 class CalibrationFacts(_Frozen):
     """How the decision was calibrated; `promise` says in words what it is worth.
 
-    `scores` are the raw scores of the normals kept out of the banks, ascending.
+    `scores` are the raw scores of normals that the line was not fitted to, ascending.
     """
 
     method: Literal["split", "k-fold"]
@@ -40,6 +43,20 @@ class CalibrationFacts(_Frozen):
     promise: str
     pixel_threshold: float
     scores: tuple[float, ...]
+
+
+class TrainingFacts(_Frozen):
+    """How a line's student was trained: by which detector, and the mean loss of each tenth of the steps."""
+
+    detector: str
+    steps: int
+    seconds: float
+    losses: tuple[float, ...]
+
+    @property
+    def statement(self) -> str:
+        """In words, for the report."""
+        return f"{self.detector}, {self.steps} steps in {self.seconds:.0f} s"
 
 
 class ParityFacts(_Frozen):
@@ -59,11 +76,13 @@ class ParityFacts(_Frozen):
 class Manifest(_Frozen):
     """Everything that is known of a line's version.
 
-    The graph gives `patches` features of `dimensions` numbers for a square of `size` pixels. `fused` says whether
-    the line is also published as one model. `files` maps each file's name to its SHA-256.
+    For a square of `size` pixels the graph gives `patches` features of `dimensions` numbers, both 0 for a line
+    without memory banks, and a map of `discrepancy` rows and columns, None for a line without a student. `training`
+    tells how that was trained, `fusion` in words how both become one, None where there is nothing to tell. `fused`
+    says whether the line is also published as one model. `files` maps each file's name to its SHA-256.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     line: str
     version: int
     detector: str
@@ -74,11 +93,14 @@ class Manifest(_Frozen):
     size: int
     patches: int
     dimensions: int
+    discrepancy: tuple[int, int] | None
     fused: bool
     data: DataFacts
     teacher: str
     teacher_fingerprint: str
     positive_bank: str
+    training: TrainingFacts | None
+    fusion: str | None
     target: str
     calibration: CalibrationFacts
     metrics: dict[str, Any] | None
@@ -99,14 +121,22 @@ def sha256(path: Path) -> str:
 
 
 def read(folder: Path) -> Manifest:
-    """Read a version folder's manifest. Raises ArtefactError naming it when missing or not valid."""
+    """Read a version folder's manifest. Raises ArtefactError naming it when missing, not valid or too old."""
     path = folder / FILE
     try:
         return Manifest.model_validate_json(path.read_text())
     except (OSError, ValidationError, ValueError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+        reason = _reason(error) if isinstance(error, ValidationError) else error
         msg = f"{path}: not a manifest of this version of Flawline ({reason}); build the line again"
         raise ArtefactError(msg) from error
+
+
+def _reason(error: ValidationError) -> str:
+    """What is wrong with a manifest; its form first, since the rest follows from that."""
+    forms = [wrong["input"] for wrong in error.errors() if wrong["loc"] == ("format",)]
+    if forms == [1]:
+        return "it is of format 1, whose graphs lack constants that today's stages need"
+    return f"its format is {forms[0]!r}, not 2" if forms else error.errors()[0]["msg"]
 
 
 def verify(folder: Path) -> Manifest:

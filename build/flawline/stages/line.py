@@ -1,4 +1,4 @@
-"""A whole line in one process: graph, banks, ratio, verdict. The `fused` assembly, and what parity compares."""
+"""A whole line in one process: graph, banks, fusion, verdict. The `fused` assembly, and what parity compares."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +7,13 @@ from typing import cast
 import numpy as np
 
 from flawline.repository.manifest import verify
+from flawline.stages.fusion import Evidence
 from flawline.stages.graph import load_graph
 from flawline.stages.knn import BankIndex, Floats, Neighbours
 from flawline.stages.picture import Geometry, Pixels, letterbox
-from flawline.stages.postprocess import LineSettings, Verdict, judge
+from flawline.stages.postprocess import Verdict, judge
 from flawline.stages.ratio import ratio_map
+from flawline.stages.settings import LineSettings
 
 NEGATIVE = "bank_negative.safetensors"
 POSITIVE = "bank_positive.safetensors"
@@ -28,7 +30,10 @@ def score_patches(
 
 
 class ServedLine:
-    """A published artefact, loaded and verified. Uses `threads` CPU threads."""
+    """A published artefact, loaded and verified. Uses `threads` CPU threads.
+
+    `negative` and `positive` are None for lines without that bank.
+    """
 
     def __init__(self, folder: Path, *, threads: int, target: str | None = None) -> None:
         """Load from a version folder, with the graph for `target` (default: the one it was compiled for).
@@ -38,24 +43,33 @@ class ServedLine:
         self.manifest = verify(folder)
         self.size = self.manifest.size
         self.graph = load_graph(folder, target or self.manifest.target, threads=threads)
-        self.negative = BankIndex.load(folder / NEGATIVE, threads=threads)
-        positive = folder / POSITIVE
-        self.positive = BankIndex.load(positive, threads=threads) if positive.is_file() else None
         blank = np.zeros((1, self.size, self.size, 3), dtype=np.uint8)
         outputs = self.graph.run(blank)  # warms up as well
         self.settings = LineSettings.from_array(cast(Floats, outputs["SETTINGS"][0]))
         self.calibration = cast(Floats, outputs["CALIBRATION"][0])
+        self.negative, self.positive = (
+            BankIndex.load(folder / name, threads=threads) if has else None
+            for name, has in ((NEGATIVE, self.settings.has_ratio), (POSITIVE, self.settings.has_positive))
+        )
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph and one of each bank."""
+        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph and one of each bank it has."""
         squares, geometries = zip(*(letterbox(pixels, self.size) for pixels in pictures), strict=True)
-        embedding = cast(Floats, self.graph.run(np.stack(squares))["EMBEDDING"])
-        negative = search_batch(self.negative, embedding)
-        positive = search_batch(self.positive, embedding) if self.positive else [None] * len(pictures)
+        outputs = cast(dict[str, Floats], self.graph.run(np.stack(squares)))
+        negative, positive = (
+            search_batch(bank, outputs["EMBEDDING"]) if bank else [None] * len(pictures)
+            for bank in (self.negative, self.positive)
+        )
+        discrepancy = outputs.get("DISCREPANCY", [None] * len(pictures))
         verdicts = []
-        for near, defect, geometry in zip(negative, positive, geometries, strict=True):
-            patch_map, score = score_patches(near, defect, geometry, self.settings)
-            verdicts.append(judge(patch_map, score, geometry, self.settings, self.calibration))
+        for near, defect, differing, geometry in zip(
+            negative, positive, discrepancy, geometries, strict=True
+        ):
+            patch_map, score = (
+                (None, 0.0) if near is None else score_patches(near, defect, geometry, self.settings)
+            )
+            evidence = Evidence(patch_map, score, differing)
+            verdicts.append(judge(evidence, geometry, self.settings, self.calibration))
         return verdicts
 
 

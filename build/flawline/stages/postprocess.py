@@ -1,66 +1,19 @@
-"""From patch scores to a verdict: smooth, calibrate, threshold, box."""
+"""From what a line found on a picture to a verdict: fuse, calibrate, threshold, box."""
 
-from dataclasses import astuple, dataclass
-from typing import cast
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from flawline.stages.fusion import Evidence, fuse
 from flawline.stages.picture import Geometry
-from flawline.stages.ratio import ImageScore
+from flawline.stages.settings import LineSettings
 
 MAX_BOXES = 32
 """Rows of tensor BOXES; the strongest regions are kept."""
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class LineSettings:
-    """What differs between lines in scoring, carried by tensor SETTINGS out of the line's own graph.
-
-    Attributes:
-        size: side of the model square in pixels.
-        false_alarm: share of normal pictures that may be called defective, in (0, 1).
-        pixel_threshold: smoothed patch score from which a pixel is called defective, > 0.
-        sigma: standard deviation in pixels of the Gaussian that smooths the map.
-        min_area: regions of fewer pixels of the model square get no box.
-        image_score: an ImageScore.
-        has_positive: whether the line has a positive bank.
-        positive_weight: exponent of the distance from the positive bank; see stages.ratio.ratio_map.
-        eight_bit_map: round each map to 8 bits of its own range before smoothing, as ExDD's authors do.
-
-    """
-
-    size: int
-    false_alarm: float
-    pixel_threshold: float
-    sigma: float
-    min_area: int
-    image_score: ImageScore
-    has_positive: bool
-    positive_weight: float
-    eight_bit_map: bool
-
-    def to_array(self) -> Floats:
-        """FP32 [9], in the order of the attributes."""
-        return np.array(astuple(self), dtype=np.float32)
-
-    @classmethod
-    def from_array(cls, values: Floats) -> "LineSettings":
-        """Undo `to_array`, up to FP32."""
-        return cls(
-            size=int(values[0]),
-            false_alarm=float(values[1]),
-            pixel_threshold=float(values[2]),
-            sigma=float(values[3]),
-            min_area=int(values[4]),
-            image_score=ImageScore(int(values[5])),
-            has_positive=bool(values[6]),
-            positive_weight=float(values[7]),
-            eight_bit_map=bool(values[8]),
-        )
 
 
 @dataclass(frozen=True)
@@ -90,34 +43,13 @@ def p_value(score: float, calibration: Floats) -> float:
     return (1 + at_least) / (len(calibration) + 1)
 
 
-def smooth(patch_map: Floats, geometry: Geometry, settings: LineSettings) -> Floats:
-    """Bring patch scores [rows, columns] to FP32 [S, S]: bilinear, then Gaussian; zero on padding.
+def judge(evidence: Evidence, geometry: Geometry, settings: LineSettings, calibration: Floats) -> Verdict:
+    """Turn what a line's parts found on one picture into its verdict.
 
-    The outermost patches on the picture are continued over the padding first, so that it lowers nothing.
+    `calibration` FP32 [n], ascending, holds the raw scores of normal pictures that the line was not fitted to.
     """
-    valid = geometry.patch_mask(*patch_map.shape)
-    rows, columns = int(valid[:, 0].sum()), int(valid[0].sum())
-    missing = (patch_map.shape[0] - rows, patch_map.shape[1] - columns)
-    continued = np.pad(patch_map[:rows, :columns], ((0, missing[0]), (0, missing[1])), mode="edge")
-    full = cv2.resize(continued, (geometry.size, geometry.size), interpolation=cv2.INTER_LINEAR)
-    if settings.eight_bit_map and full.max() > 0:
-        step = full.max() / 255
-        full = np.rint(full / step).astype(np.float32) * step
-    if settings.sigma > 0:
-        full = cv2.GaussianBlur(full, (0, 0), settings.sigma, borderType=cv2.BORDER_REPLICATE)
-    full[geometry.inner_height :] = 0.0
-    full[:, geometry.inner_width :] = 0.0
-    return cast(Floats, full)
-
-
-def judge(
-    patch_map: Floats, score: float, geometry: Geometry, settings: LineSettings, calibration: Floats
-) -> Verdict:
-    """Turn the patch map FP32 [rows, columns] and raw score of one picture into its verdict.
-
-    `calibration` FP32 [n], ascending, holds the raw scores of normal pictures kept out of the banks.
-    """
-    anomaly_map = smooth(patch_map, geometry, settings) / np.float32(settings.pixel_threshold)
+    fused, score = fuse(evidence, geometry, settings)
+    anomaly_map = fused / np.float32(settings.pixel_threshold)
     mask = (anomaly_map >= 1.0).astype(np.uint8)
     chance = p_value(score, calibration)
     return Verdict(

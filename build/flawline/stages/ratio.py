@@ -1,11 +1,13 @@
 """Ratio scoring: how far from normal, against how far from known defects (ExDD, section C5)."""
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flawline.stages.knn import Neighbours
+if TYPE_CHECKING:  # settings, and so the listing of lines, would otherwise wait for FAISS to load
+    from flawline.stages.knn import Neighbours
 
 EPSILON = 1e-6
 """Added to the distance from the positive bank, as the authors do."""
@@ -28,8 +30,8 @@ class ImageScore(IntEnum):
 
 
 def ratio_map(
-    negative: Neighbours,
-    positive: Neighbours | None,
+    negative: "Neighbours",
+    positive: "Neighbours | None",
     valid: NDArray[np.bool_],
     image_score: ImageScore,
     positive_weight: float,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flawline.synthesis.batch import corrupt
-    from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig
+    from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
     from flawline.synthesis.cutpaste import CutPaste
     from flawline.synthesis.ddpm import DDPM, train_ddpm
     from flawline.synthesis.ddpm_blend import DDPMBlend
@@ -48,6 +48,7 @@ _HOME = {
     "MIXED_WEIGHTS": "registry",
     "get_synthesizer": "registry",
     "SimplexBlend": "simplex",
+    "SimplexConfig": "configs",
     "Strokes": "strokes",
     "write_synthetic": "synthesize",
 }
@@ -69,6 +70,7 @@ __all__ = [
     "PerlinBlend",
     "Planted",
     "SimplexBlend",
+    "SimplexConfig",
     "Sources",
     "Strokes",
     "Synthesizer",

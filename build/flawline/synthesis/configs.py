@@ -1,4 +1,4 @@
-"""Settings of the methods that train or load a diffusion model.
+"""Settings of the methods that have some: simplex noise, and those that train or load a diffusion model.
 
 Plain dataclasses, because training must also run where pydantic is not installed; inside a recipe pydantic checks
 their types, and turns what `__post_init__` refuses into an error that names the field.
@@ -6,6 +6,8 @@ their types, and turns what `__post_init__` refuses into an error that names the
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
+
+from flawline.synthesis.simplex import FREQUENCY, OCTAVES, PERSISTENCE, STRENGTH
 
 
 def _check(*rules: tuple[bool, str]) -> None:
@@ -17,6 +19,39 @@ def _check(*rules: tuple[bool, str]) -> None:
 
 def _is_range(pair: tuple[float, float], low: float, high: float) -> bool:
     return len(pair) == 2 and low <= pair[0] <= pair[1] <= high
+
+
+@dataclass(frozen=True)
+class SimplexConfig:
+    """Settings of defects of fractal simplex noise; the defaults are those of SACD.
+
+    Raises:
+        ValueError: a setting out of range, which it names.
+
+    Attributes:
+        octaves: sizes of noise in the sum, 1 to 8.
+        persistence: weight of each size relative to the one before, above 0 and at most 1.
+        frequency: pixels of a cell of the first size, at a side of 256; at least 1.
+        strength: lambda, by which the noise is scaled, above 0 and at most 1.
+        blended: let the noise take the place of a share lambda of the picture, instead of adding it.
+
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    octaves: int = OCTAVES
+    persistence: float = PERSISTENCE
+    frequency: float = FREQUENCY
+    strength: float = STRENGTH
+    blended: bool = False
+
+    def __post_init__(self) -> None:
+        _check(
+            (1 <= self.octaves <= 8, "octaves: give 1 to 8"),
+            (0 < self.persistence <= 1, "persistence: give more than 0, at most 1"),
+            (self.frequency >= 1, "frequency: give at least 1"),
+            (0 < self.strength <= 1, "strength: give more than 0, at most 1"),
+        )
 
 
 @dataclass(frozen=True)
@@ -43,6 +78,7 @@ class DDPMConfig:
         pool: how many pictures are generated for a line.
         opacity: range of d, the share of the generated picture inside the mask.
         foreground: keep defects on the object, where one can be told from its background.
+        regions: where the generated picture is blended in: turned 'perlin' noise, or 'rectangles'.
 
     """
 
@@ -64,6 +100,7 @@ class DDPMConfig:
     pool: int = 64
     opacity: tuple[float, float] = (0.5, 1.0)
     foreground: bool = True
+    regions: Literal["perlin", "rectangles"] = "perlin"
 
     @property
     def coarsest(self) -> int:
@@ -97,6 +134,7 @@ class DDPMConfig:
                 _is_range(self.opacity, 0, 1) and self.opacity[1] > 0,
                 "opacity: give a range within 0 to 1, lower end first, that ends above 0",
             ),
+            (self.regions in ("perlin", "rectangles"), "regions: give perlin or rectangles"),
         )
 
 

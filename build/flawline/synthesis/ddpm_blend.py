@@ -1,6 +1,7 @@
 """Pictures from a widened diffusion, blended into turned Perlin regions (papers: DDPM + student, RealNet)."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,8 +28,8 @@ _THRESHOLD = 0.5
 class DDPMBlend:
     """Blends a generated picture into the normal one: x_syn = (1-M) x + M (d x_gen + (1-d) x), d ~ U(0.5, 1).
 
-    M is a turned Perlin region, times the object where one can be told from its ground. The generated picture is
-    brought to the brightness of the normal one.
+    M is a turned Perlin region or a rectangle, times the object where one can be told from its ground. The
+    generated picture is brought to the brightness of the normal one.
 
     Args:
         textures: generated pictures, at least one, UINT8 [h, w, 3] of any sizes.
@@ -37,6 +38,7 @@ class DDPMBlend:
         foreground: keep defects on the object.
         whole: the generated pictures show all of an item and are resized to the picture; otherwise they are
             crops, of which a random place is taken, and which their mirror image continues where they end.
+        regions: what M is, 'perlin' or 'rectangles'.
 
     Raises:
         RecipeError: no textures.
@@ -53,19 +55,21 @@ class DDPMBlend:
         opacity: tuple[float, float] = (0.5, 1.0),
         foreground: bool = True,
         whole: bool = False,
+        regions: Literal["perlin", "rectangles"] = "perlin",
     ) -> None:
         if not len(textures):
             msg = "there is no generated picture to blend in; generate some with DDPM.generate"
             raise RecipeError(msg)
         self.textures, self.min_pixels = textures, min_pixels
         self.opacity, self.foreground, self.whole = opacity, foreground, whole
+        self.region = turned_perlin_mask if regions == "perlin" else rectangle_mask
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
         return until_seen(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-        mask = turned_perlin_mask(picture.shape[0], picture.shape[1], rng)
+        mask = self.region(picture.shape[0], picture.shape[1], rng)
         if self.foreground:
             mask &= foreground(picture)
         if not mask.any():
@@ -106,6 +110,23 @@ def turned_perlin_mask(height: int, width: int, rng: np.random.Generator) -> Mas
         mask: Mask = turned[0, 0].numpy() > _THRESHOLD
         if mask.any():
             return mask
+
+
+def rectangle_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
+    """Draw an upright rectangle of 2 to 15 % of the picture, its sides up to 1 : 3.3 (CutPaste's law).
+
+    Returns:
+        BOOL [height, width].
+
+    """
+    area = rng.uniform(0.02, 0.15) * height * width
+    aspect = rng.uniform(0.3, 1) if rng.random() < 0.5 else rng.uniform(1, 3.3)
+    across = min(width, max(1, round(np.sqrt(area * aspect))))
+    along = min(height, max(1, round(area / across)))
+    top, left = rng.integers(height - along + 1), rng.integers(width - across + 1)
+    mask = np.zeros((height, width), dtype=np.bool_)
+    mask[top : top + along, left : left + across] = True
+    return mask
 
 
 def resized(picture: Pixels, height: int, width: int) -> Pixels:

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from flawline.data.sample import Dataset
 from flawline.errors import RecipeError
 from flawline.progress import bar
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
 from flawline.synthesis.plain import Mask, Pixels
-from flawline.synthesis.registry import DDPM, LATENT_DIFFUSION, get_synthesizer
+from flawline.synthesis.registry import DDPM, LATENT_DIFFUSION, SIMPLEX, get_synthesizer
 from flawline.synthesis.synthesize import check_request, claim, write_synthetic
 
 
@@ -28,6 +28,7 @@ def synthesize_line(
     *,
     ddpm: DDPMConfig | None = None,
     latent_diffusion: LatentDiffusionConfig | None = None,
+    simplex: SimplexConfig | None = None,
     device: str = "cpu",
     budget: float | None = None,
 ) -> Path:
@@ -44,6 +45,7 @@ def synthesize_line(
         seed: see `write_synthetic`.
         ddpm: settings of that method.
         latent_diffusion: settings of that method.
+        simplex: settings of that method.
         device: cpu or cuda, for both.
         budget: seconds for training, for `ddpm` only.
 
@@ -80,6 +82,10 @@ def synthesize_line(
             settings["masks_sha256"] = _digest(masks)
         synthesizer = get_synthesizer(method, latent_diffusion=replace(painting, device=device), masks=masks)
         return write_synthetic(samples, synthesizer, count, out, seed, settings)
+    if method == SIMPLEX:
+        noise = simplex or SimplexConfig()
+        synthesizer = get_synthesizer(method, simplex=noise)
+        return write_synthetic(samples, synthesizer, count, out, seed, asdict(noise))
     return write_synthetic(samples, method, count, out, seed)
 
 

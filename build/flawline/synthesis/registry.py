@@ -1,9 +1,10 @@
 """Synthesizers by the name that a recipe or the command line gives."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 
 from flawline.errors import RecipeError
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
 from flawline.synthesis.mixed import Mixed
 from flawline.synthesis.plain import MIN_PIXELS, Mask, Pixels, Sources, Synthesizer
 
@@ -34,10 +35,10 @@ def _gaussian(_sources: Sources, min_pixels: int) -> Synthesizer:
     return GaussianNoise(min_pixels)
 
 
-def _simplex(_sources: Sources, min_pixels: int) -> Synthesizer:
+def _simplex(_sources: Sources, min_pixels: int, config: SimplexConfig | None = None) -> Synthesizer:
     from flawline.synthesis.simplex import SimplexBlend
 
-    return SimplexBlend(min_pixels)
+    return SimplexBlend(min_pixels, **asdict(config or SimplexConfig()))
 
 
 def _planted(sources: Sources, min_pixels: int) -> Synthesizer:
@@ -54,7 +55,10 @@ _SINGLE: dict[str, Callable[[Sources, int], Synthesizer]] = {
     "simplex": _simplex,
     "planted": _planted,
 }
-DDPM, LATENT_DIFFUSION = "ddpm", "latent_diffusion"
+SIMPLEX, DDPM, LATENT_DIFFUSION = "simplex", "ddpm", "latent_diffusion"
+
+JOIN = "+"
+"""`ddpm+mixed` draws each defect by one of both."""
 
 READY = (*_SINGLE, Mixed.name)
 """Methods that need nothing but the pictures."""
@@ -75,11 +79,12 @@ def get_synthesizer(
     ddpm: DDPMConfig | None = None,
     latent_diffusion: LatentDiffusionConfig | None = None,
     masks: Sequence[Mask] = (),
+    simplex: SimplexConfig | None = None,
 ) -> Synthesizer:
     """Make a synthesizer.
 
     Args:
-        name: one of METHODS.
+        name: one of METHODS, or several with JOIN between them, each drawn as often.
         sources: normal pictures of the same line to take material from; empty: each picture is its own source.
         min_pixels: fewest pixels of a defect, at least 1.
         weights: for `mixed`, method name to weight.
@@ -87,6 +92,7 @@ def get_synthesizer(
         ddpm: settings of that method; by default, its own.
         latent_diffusion: settings of that method; by default, its own.
         masks: for `latent_diffusion`, BOOL [h, w] each, of labelled defects.
+        simplex: settings of that method; by default, its own.
 
     Raises:
         RecipeError: an unknown name, a `min_pixels` below 1, weights that cannot be used, `ddpm` without
@@ -98,6 +104,8 @@ def get_synthesizer(
         raise RecipeError(msg)
 
     def single(method: str) -> Synthesizer:
+        if method == SIMPLEX:
+            return _simplex(sources, min_pixels, simplex)
         if method == DDPM:
             return _with_textures(textures, min_pixels, ddpm or DDPMConfig())
         if method == LATENT_DIFFUSION:
@@ -109,9 +117,13 @@ def get_synthesizer(
             raise RecipeError(msg)
         return _SINGLE[method](sources, min_pixels)
 
-    if name == Mixed.name:
-        return Mixed([single(part) for part in weights], list(weights.values()))
-    return single(name)
+    def any_method(method: str) -> Synthesizer:
+        if method == Mixed.name:
+            return Mixed([single(part) for part in weights], list(weights.values()))
+        return single(method)
+
+    parts = [any_method(part) for part in name.split(JOIN)]
+    return parts[0] if len(parts) == 1 else Mixed(parts, [1.0] * len(parts))
 
 
 def _with_textures(textures: Sequence[Pixels], min_pixels: int, config: DDPMConfig) -> Synthesizer:
@@ -124,5 +136,10 @@ def _with_textures(textures: Sequence[Pixels], min_pixels: int, config: DDPMConf
     from flawline.synthesis.ddpm_blend import DDPMBlend
 
     return DDPMBlend(
-        textures, min_pixels, opacity=config.opacity, foreground=config.foreground, whole=config.whole
+        textures,
+        min_pixels,
+        opacity=config.opacity,
+        foreground=config.foreground,
+        whole=config.whole,
+        regions=config.regions,
     )

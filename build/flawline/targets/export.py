@@ -1,4 +1,4 @@
-"""Export a line's graph: teacher and patch features, and the constants that later stages need."""
+"""Export a line's graph: one teacher pass, what its parts make of it, and the constants that later stages need."""
 
 import logging
 import warnings
@@ -10,18 +10,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flawline.detectors.exdd.model import ExDD
-from flawline.stages.postprocess import LineSettings
+from flawline.detectors.line import Line
+from flawline.stages.settings import LineSettings
 
 INPUT = "PICTURE"
-OUTPUTS = ("EMBEDDING", "ARTEFACT_KEY", "SETTINGS", "CALIBRATION")
+CONSTANTS = ("ARTEFACT_KEY", "SETTINGS", "CALIBRATION")
 
 
 class LineGraph(nn.Module):
-    """PICTURE UINT8 [B, S, S, 3] -> EMBEDDING FP32 [B, P, D] and, repeated B times, the line's constants.
+    """PICTURE UINT8 [B, S, S, 3] -> what the line's parts find and, repeated B times, the line's constants.
 
-    The constants travel inside the graph, so that they can never be those of another build: ARTEFACT_KEY INT32
-    [2], SETTINGS FP32 [9] (LineSettings) and CALIBRATION FP32 [n] (ascending normal scores).
+    A student gives DISCREPANCY FP32 [B, h, w] >= 0, memory banks take EMBEDDING FP32 [B, P, D]; a part that the
+    line has not has no output. The constants travel inside the graph, so that they can never be those of another
+    build: ARTEFACT_KEY INT32 [2], SETTINGS FP32 [SETTINGS] (LineSettings) and CALIBRATION FP32 [n] (ascending
+    normal scores).
     """
 
     key: Tensor
@@ -30,23 +32,29 @@ class LineGraph(nn.Module):
 
     def __init__(
         self,
-        model: ExDD,
+        line: Line,
         settings: LineSettings,
         calibration: NDArray[np.float32],
         artefact_key: tuple[int, int],
     ) -> None:
         super().__init__()
-        self.teacher, self.features = model.teacher, model.features
+        self.line = line
         self.register_buffer("key", torch.tensor([artefact_key], dtype=torch.int32))
         self.register_buffer("settings", torch.from_numpy(settings.to_array())[None])
         self.register_buffer("calibration", torch.from_numpy(calibration)[None])
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """See the class."""
-        batch = pictures.shape[0]
-        constants = (part.expand(batch, -1) for part in (self.key, self.settings, self.calibration))
-        key, settings, calibration = constants
-        return self.features(self.teacher(pictures)), key, settings, calibration
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs, in their order."""
+        parts = (("DISCREPANCY", self.line.student), ("EMBEDDING", self.line.memory))
+        return (*(name for name, part in parts if part is not None), *CONSTANTS)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """See the class; in the order of `outputs`."""
+        embedding, discrepancy = self.line(pictures)
+        found = [part for part in (discrepancy, embedding) if part is not None]
+        constants = (self.key, self.settings, self.calibration)
+        return (*found, *(part.expand(pictures.shape[0], -1) for part in constants))
 
 
 def export_onnx(graph: LineGraph, size: int, path: Path) -> None:
@@ -60,7 +68,7 @@ def export_onnx(graph: LineGraph, size: int, path: Path) -> None:
             (example,),
             dynamo=True,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=list(graph.outputs),
             dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
             verbose=False,
         )

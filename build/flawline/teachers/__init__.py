@@ -1,6 +1,6 @@
 """Frozen backbones, and the patch features made of what they see."""
 
 from flawline.teachers.patch_features import PatchFeatures
-from flawline.teachers.teacher import Teacher, load_teacher
+from flawline.teachers.teacher import Teacher, default_layers, load_teacher
 
-__all__ = ["PatchFeatures", "Teacher", "load_teacher"]
+__all__ = ["PatchFeatures", "Teacher", "default_layers", "load_teacher"]

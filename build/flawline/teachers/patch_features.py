@@ -22,13 +22,18 @@ class PatchFeatures(nn.Module):
         *,
         faithful_pooling: bool = False,
         count_padding: bool = True,
+        chosen: tuple[int, ...] | None = None,
     ) -> None:
+        """Take the positions of the maps to use, finest first, where the teacher gives more of them."""
         super().__init__()
+        self.chosen = chosen
         self.count_padding = count_padding
         self.faithful_pooling = faithful_pooling
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """Turn FP32 [B, C_k, H_k, W_k] maps, finest first, into FP32 [B, P, D]."""
+        """Turn FP32 [B, C_k, H_k, W_k] maps, finest first, into FP32 [B, P, D]; the first chosen gives the grid."""
+        if self.chosen is not None:
+            maps = [maps[position] for position in self.chosen]
         grid = (maps[0].shape[2], maps[0].shape[3])
         return torch.cat([self._pooled(part, grid) for part in maps], dim=1).flatten(2).transpose(1, 2)
 

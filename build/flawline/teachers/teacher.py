@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, PreTrainedModel
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
 from flawline.errors import ArtefactError
@@ -26,14 +26,28 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _GREY, _CONTRAST, _LEAST_DEVIATION = 127.5, 32.0, 2.0
 """Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
 
+_BANK_QUARTERS = (2, 3)
+
 _CURE = "give builtin, hf:<name or folder>, or a folder holding config.json and *.safetensors"
 
 
-def even_exposure(pixels: Tensor) -> Tensor:
-    """Bring each picture of FP32 [B, 3, S, S], 0 to 255, to the brightness and contrast of a mid grey one."""
-    centred = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
-    deviation = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return _GREY + centred * (_CONTRAST / deviation.clamp(min=_LEAST_DEVIATION))
+def exposure(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness and contrast of each picture of FP32 [B, 3, S, S], 0 to 255: mean and deviation, [B, 1, 1, 1]."""
+    mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    deviation = (pixels - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+    return mean, deviation.clamp(min=_LEAST_DEVIATION)
+
+
+def even_exposure(pixels: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Bring each picture of FP32 [B, 3, S, S], 0 to 255, to the brightness and contrast of a mid grey one.
+
+    Args:
+        pixels: the pictures.
+        measured: their `exposure`, if it is that of larger pictures of which these are crops.
+
+    """
+    mean, deviation = measured or exposure(pixels)
+    return _GREY + (pixels - mean) * (_CONTRAST / deviation)
 
 
 class Teacher(nn.Module):
@@ -86,10 +100,20 @@ class Teacher(nn.Module):
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
         """Turn UINT8 [B, S, S, 3] (RGB) into one FP32 [B, C_k, H_k, W_k] per layer, finest first, and the marks."""
+        return self.maps(self.prepare(pictures))
+
+    def prepare(self, pictures: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Turn UINT8 [B, S, S, 3] into what the backbone takes: FP32 [B, 3, S, S], exposed alike and normalised.
+
+        `measured` is the `exposure` of the whole pictures when these are crops.
+        """
         pixels = pictures.permute(0, 3, 1, 2).float()
         if self.even_exposure:
-            pixels = even_exposure(pixels)
-        pixels = (pixels - self.mean) / self.std
+            pixels = even_exposure(pixels, measured)
+        return (pixels - self.mean) / self.std
+
+    def maps(self, pixels: Tensor) -> list[Tensor]:
+        """The maps of prepared pixels FP32 [B, 3, S, S]; see forward."""
         maps = list(self.backbone(pixels).feature_maps)
         if self.marks is None:
             return maps
@@ -173,18 +197,27 @@ def _check_weights(files: list[Path]) -> None:
             raise ArtefactError(msg) from error
 
 
-def _backbone(folder: Path, layers: tuple[int, ...] | None) -> PreTrainedModel:
-    """Build the backbone and fill it, refusing weights that leave a part of it random."""
+def _configuration(folder: Path) -> PretrainedConfig:
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config: PretrainedConfig = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         msg = f"{folder / 'config.json'} is missing or not a model configuration; {_CURE}"
         raise ArtefactError(msg) from error
     if type(config) not in MODEL_FOR_BACKBONE_MAPPING:
         msg = f"{folder / 'config.json'}: {config.model_type} has no backbone stages; take a ResNet, DINOv2, ..."
         raise ArtefactError(msg)
-    stages = len(config.stage_names) - 1  # the first is the stem
-    chosen = layers or _default_layers(stages)
+    return config
+
+
+def _stages(config: PretrainedConfig) -> int:
+    return len(config.stage_names) - 1  # the first is the stem
+
+
+def _backbone(folder: Path, layers: tuple[int, ...] | None) -> PreTrainedModel:
+    """Build the backbone and fill it, refusing weights that leave a part of it random."""
+    config = _configuration(folder)
+    stages = _stages(config)
+    chosen = layers or _at_quarters(stages, _BANK_QUARTERS)
     if sorted(set(chosen)) != list(chosen) or not 1 <= chosen[0] <= chosen[-1] <= stages:
         msg = f"{folder}: layers {list(chosen)}; give ascending numbers from 1 to {stages}, its stages"
         raise ArtefactError(msg)
@@ -226,8 +259,22 @@ def _quiet() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def _default_layers(stages: int) -> tuple[int, ...]:
-    return tuple(sorted({math.ceil(stages / 2), math.ceil(3 * stages / 4)}))
+def default_layers(source: str, quarters: Sequence[int] = _BANK_QUARTERS) -> tuple[int, ...]:
+    """Numbers of the stages of a teacher that are used when none are named.
+
+    Args:
+        source: as for `load_teacher`.
+        quarters: of the depth at which they lie, ascending.
+
+    Raises:
+        ArtefactError: as `load_teacher`.
+
+    """
+    return _at_quarters(_stages(_configuration(_folder(source))), quarters)
+
+
+def _at_quarters(stages: int, quarters: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted({math.ceil(quarter * stages / 4) for quarter in quarters}))
 
 
 def _normalisation(folder: Path) -> tuple[Sequence[float], Sequence[float]]:

@@ -10,7 +10,7 @@ from flawline.stages import triton
 from flawline.stages.knn import Neighbours
 from flawline.stages.line import score_patches
 from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import LineSettings
+from flawline.stages.settings import LineSettings
 
 
 class BankError(Exception):

@@ -43,13 +43,23 @@ class Pool:
 class ExDDTrainer:
     """Embeds pictures with one teacher and fills banks from them."""
 
-    def __init__(self, teacher: Teacher, config: ExDDConfig, *, size: int, seed: int) -> None:
-        """Work on the teacher's device, in squares of `size` pixels."""
+    def __init__(
+        self,
+        teacher: Teacher,
+        config: ExDDConfig,
+        *,
+        size: int,
+        seed: int,
+        chosen: tuple[int, ...] | None = None,
+    ) -> None:
+        """Work on the teacher's device, in squares of `size` pixels, with `chosen` of its maps (default: all)."""
         self.teacher = teacher
         self.config = config
         self.size = size
         self.seed = seed
-        self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
+        self.features = PatchFeatures(faithful_pooling=config.faithful_pooling, chosen=chosen).to(
+            teacher.mean.device
+        )
 
     def normal_pool(self, pictures: Sequence[ReadPicture]) -> Pool:
         """Embed normal pictures, read one at a time; patches on padding are left out."""
@@ -84,7 +94,6 @@ class ExDDTrainer:
         """Put the parts together."""
         score = ImageScore[self.config.image_score.upper()]
         return ExDD(
-            self.teacher,
             self.features,
             negative,
             positive,

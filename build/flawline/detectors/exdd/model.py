@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flawline.data.squares import Square
 from flawline.stages.knn import Floats, Neighbours, crowding
+from flawline.stages.picture import Geometry
 from flawline.stages.ratio import ImageScore, ratio_map
 from flawline.teachers import PatchFeatures, Teacher
 
@@ -54,11 +55,10 @@ def _next_entries(vectors: Tensor, count: int) -> Tensor:
 
 
 class ExDD(nn.Module):
-    """Teacher, patch features and both banks. `positive` None is plain distance from normal, as PatchCore."""
+    """Patch features and both banks; no teacher inside. `positive` None is distance from normal, as PatchCore."""
 
     def __init__(
         self,
-        teacher: Teacher,
         features: PatchFeatures,
         negative: MemoryBank,
         positive: MemoryBank | None,
@@ -67,29 +67,24 @@ class ExDD(nn.Module):
         positive_weight: float,
     ) -> None:
         super().__init__()
-        self.teacher = teacher
         self.features = features
         self.negative = negative
         self.positive = positive
         self.image_score = image_score
         self.positive_weight = positive_weight
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Embed UINT8 [B, S, S, 3] as FP32 [B, P, D]; this is the part that is exported."""
-        embedded: Tensor = self.features(self.teacher(pictures))
-        return embedded
-
     @torch.inference_mode()
-    def score(self, squares: Sequence[Square]) -> list[tuple[Floats, float]]:
-        """Ratio map FP32 [g, g] and raw score of each square, in eager torch."""
-        results = []
-        for square, embedded in zip(squares, embed(self.teacher, self.features, squares), strict=True):
-            side = int(np.sqrt(len(embedded)))
-            valid = square.geometry.patch_mask(side, side)
-            positive = None if self.positive is None else self.positive.ask(embedded)
-            negative = self.negative.ask(embedded)
-            results.append(ratio_map(negative, positive, valid, self.image_score, self.positive_weight))
-        return results
+    def judge(self, embedded: Tensor, geometry: Geometry) -> tuple[Floats, float]:
+        """Ratio map FP32 [g, g] and raw score of one picture, from its embedding FP32 [P, D], in eager torch."""
+        side = int(np.sqrt(len(embedded)))
+        positive = None if self.positive is None else self.positive.ask(embedded)
+        return ratio_map(
+            self.negative.ask(embedded),
+            positive,
+            geometry.patch_mask(side, side),
+            self.image_score,
+            self.positive_weight,
+        )
 
 
 @torch.inference_mode()

@@ -8,11 +8,9 @@ from flawline.repository.manifest import verify
 from flawline.stages import triton
 from flawline.stages.graph import load_graph
 
-OUTPUTS = ("EMBEDDING", "ARTEFACT_KEY", "SETTINGS", "CALIBRATION")
-
 
 class TritonPythonModel:
-    """PICTURE UINT8 [S, S, 3] -> EMBEDDING FP32 [P, D] and the line's constants."""
+    """PICTURE UINT8 [S, S, 3] -> the line's constants, and of DISCREPANCY and EMBEDDING what the line has."""
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -22,5 +20,5 @@ class TritonPythonModel:
         pictures = [triton.array(request, "PICTURE") for request in requests]
         outputs = self.graph.run(np.concatenate(pictures))
         counts = [len(part) for part in pictures]
-        parts = zip(*(triton.split(outputs[name], counts) for name in OUTPUTS), strict=True)
-        return [triton.answer(**dict(zip(OUTPUTS, part, strict=True))) for part in parts]
+        parts = zip(*(triton.split(values, counts) for values in outputs.values()), strict=True)
+        return [triton.answer(**dict(zip(outputs, part, strict=True))) for part in parts]

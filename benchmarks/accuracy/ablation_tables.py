@@ -1,0 +1,106 @@
+"""What accuracy/ablations.py varies. Names and values alone, so that tables.py needs nothing installed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+SCORE = "score"
+"""The one setting that no recipe has: 'ratio', or 'positive': nearness to the positive bank alone."""
+
+DEFAULTS: Mapping[str, Mapping[str, object]] = {
+    "sacd": {
+        "sacd.synthesis": "mixed",
+        "sacd.alpha": 0.2,
+        "sacd.depth": 2,
+        "sacd.distance": "relative",
+        "simplex.strength": 0.4,
+        "student_layers": None,
+    },
+    "ddpm_ast": {
+        "ddpm_ast.synthesis": "mixed",
+        "ddpm_ast.head": True,
+        "ddpm_ast.symmetric": False,
+        "ddpm_ast.distance": "relative",
+        "ddpm.regions": "perlin",
+    },
+    "exdd": {"positive": "synthetic", "synthesis": "mixed", "synthetic_count": 100, SCORE: "ratio"},
+}
+"""Every setting that is varied of a detector, by its place in the recipe, and its value where it is not."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One table: a detector, and the settings of each variant by the name it has in the table."""
+
+    detector: str
+    variants: Mapping[str, Mapping[str, object]]
+
+
+def _one(detector: str, setting: str, *values: object) -> Ablation:
+    """A table of one setting, named by its values."""
+    return Ablation(detector, {str(value): {setting: value} for value in values})
+
+
+_DIFFUSION = {"ddpm_ast.synthesis": "ddpm"}
+
+ABLATIONS: Mapping[str, Ablation] = {
+    "sacd_synthesis": _one("sacd", "sacd.synthesis", "cutpaste", "gaussian", "simplex", "mixed"),
+    "sacd_alpha": _one("sacd", "sacd.alpha", 0, 0.2, 0.5, 1),
+    "sacd_lambda": Ablation(
+        "sacd",
+        {
+            str(strength): {"sacd.synthesis": "simplex", "simplex.strength": strength}
+            for strength in (0.2, 0.4, 0.8)
+        },
+    ),
+    "sacd_depth": _one("sacd", "sacd.depth", 0, 1, 2, 3),
+    "sacd_choices": Ablation(
+        "sacd",
+        {
+            "relative distance, stages 1 and 2": {"sacd.distance": "relative", "student_layers": None},
+            "cosine distance, as in the paper": {"sacd.distance": "cosine"},
+            "stages 1, 2 and 3, as in the paper": {"student_layers": [1, 2, 3]},
+        },
+    ),
+    "ddpm_ast_parts": Ablation(
+        "ddpm_ast",
+        {
+            "full: diffusion textures in Perlin regions": _DIFFUSION,
+            "no diffusion: other textures in Perlin regions": {"ddpm_ast.synthesis": "perlin"},
+            "no Perlin: diffusion textures in rectangles": {**_DIFFUSION, "ddpm.regions": "rectangles"},
+            "neither: the mixture of syntheses": {"ddpm_ast.synthesis": "mixed"},
+            "full, no segmentation head": {**_DIFFUSION, "ddpm_ast.head": False},
+            "full, symmetric student": {**_DIFFUSION, "ddpm_ast.symmetric": True},
+            "full, cosine distance as in the paper": {**_DIFFUSION, "ddpm_ast.distance": "cosine"},
+        },
+    ),
+    "exdd_count": Ablation(
+        "exdd",
+        {
+            "0: negative bank only": {"positive": "none"},
+            **{str(count): {"synthetic_count": count} for count in (25, 50, 100, 200)},
+            "100, positive bank only": {SCORE: "positive"},
+        },
+    ),
+    "exdd_synthesis": _one(
+        "exdd",
+        "synthesis",
+        *("mixed", "cutpaste", "perlin", "strokes", "simplex", "gaussian", "planted", "ddpm"),
+    ),
+}
+"""The tables by name."""
+
+
+def all_settings(detector: str, variant: Mapping[str, object]) -> dict[str, object]:
+    """What tells the rows of a variant from others: all of DEFAULTS with its changes, in the order of names.
+
+    Those that it leaves alone are named too, lest rows pass for others once a default has changed.
+
+    Raises:
+        ValueError: a setting that DEFAULTS does not name.
+
+    """
+    unknown = sorted(set(variant) - set(DEFAULTS[detector]))
+    if unknown:
+        msg = f"{unknown[0]} is not among DEFAULTS of {detector}; add it there"
+        raise ValueError(msg)
+    return dict(sorted({**DEFAULTS[detector], **variant}.items()))

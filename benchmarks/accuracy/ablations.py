@@ -1,0 +1,152 @@
+"""One table of what the parts of a detector are worth: `python benchmarks/accuracy/ablations.py sacd_alpha`.
+
+Rows go into results/ablations.json as soon as they are measured, and are told apart by their settings and not by
+the table that asked: an interrupted series goes on where it stopped, and what two tables share is measured once.
+Trainings are short: figures are there to be compared within a table.
+"""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import chdir
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from ablation_tables import ABLATIONS, SCORE, all_settings
+from common import RESULTS as ACCURACY
+from common import ROOT, real_sets, teacher_field
+from positive_only import by_positive_bank
+
+from flawline.data import Dataset, load_dataset
+from flawline.errors import DataError, FlawlineError
+from flawline.evaluate import Evaluation, merge_rows
+from flawline.fitting import FittedLine, fit
+from flawline.recipe import Recipe, read_recipe
+
+RESULTS = ACCURACY.with_name("ablations.json")
+KEY = ("detector", "data", "teacher", "seed", "steps", "ddpm_steps", "settings")
+"""Fields that tell one row from another; `steps` are None where nothing of that kind is trained."""
+FIGURES = ("image_auroc", "pixel_auroc", "aupro", "recall_at_budget", "false_alarm_rate")
+DDPM_STEPS = 2
+"""Steps of a diffusion model for each step of a student."""
+BATCH = 8
+
+
+def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Recipe:
+    """The default recipe with `settings`, by their places in it, and trainings of so many steps.
+
+    Raises:
+        RecipeError: a setting that no recipe has, or out of its range.
+
+    """
+    places = {"ddpm.steps": DDPM_STEPS * steps, **settings}
+    if detector != "exdd":
+        places[f"{detector}.training"] = {"steps": steps}
+    content: dict[str, object] = {"name": "ablation"}
+    sections: dict[str, dict[str, object]] = {}
+    for name, value in places.items():
+        section, _, field = name.rpartition(".")
+        if section:
+            sections.setdefault(section, {})[field] = value
+        elif name != SCORE:
+            content[name] = value
+    return read_recipe(None, **content, **sections)
+
+
+def identity(
+    detector: str, data: str, seed: int, settings: Mapping[str, object], recipe: Recipe
+) -> dict[str, object]:
+    """The fields of KEY."""
+    student = None if detector == "exdd" else recipe.student(detector)
+    synthesis = student.synthesis if student else recipe.synthesis
+    return {
+        "detector": detector,
+        "data": data,
+        "teacher": teacher_field(recipe),
+        "seed": seed,
+        "steps": student.training.steps if student else None,
+        "ddpm_steps": recipe.ddpm.steps if synthesis == "ddpm" else None,
+        "settings": dict(settings),
+    }
+
+
+def rows_done(results: Path) -> list[dict[str, object]]:
+    """The fields of KEY of every row in `results`."""
+    rows = json.loads(results.read_text()) if results.exists() else []
+    return [{name: row[name] for name in KEY} for row in rows]
+
+
+def figures(fitted: FittedLine, dataset: Dataset, seed: int) -> dict[str, float | None]:
+    """What the line reaches on the test split, to four places; None where the data cannot tell."""
+    evaluation = Evaluation(fitted.settings.false_alarm, seed)
+    for start in range(0, len(dataset.test), BATCH):
+        batch = dataset.test[start : start + BATCH]
+        verdicts = fitted.inspect([sample.read_image() for sample in batch])
+        for sample, verdict in zip(batch, verdicts, strict=True):
+            evaluation.add(sample, verdict)
+    result = evaluation.result()
+    values = {name: getattr(result, name) for name in FIGURES}
+    return {name: None if value is None else round(value, 4) for name, value in values.items()}
+
+
+def measure_table(table: str, data: str, seed: int, steps: int, *, again: bool) -> None:
+    """Measure each variant of a table that RESULTS has not, on one data set with one seed.
+
+    Raises:
+        FlawlineError: as `fit`, or the data set has no test pictures.
+
+    """
+    detector = ABLATIONS[table].detector
+    dataset = load_dataset(data, seed=seed)
+    if not dataset.test:
+        msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
+        raise DataError(msg)
+    done = [] if again else rows_done(RESULTS)
+    options = ["--data", data, "--seeds", str(seed), "--steps", str(steps)]
+    command = shlex.join(["python", "benchmarks/accuracy/ablations.py", table, *options])
+    for name, variant in ABLATIONS[table].variants.items():
+        settings = all_settings(detector, variant)
+        recipe = make_recipe(detector, settings, steps)
+        row = identity(detector, dataset.name, seed, settings, recipe)
+        if row in done:
+            continue
+        print(f"{table}: {name}, {dataset.name}, seed {seed}", flush=True)
+        fitted = fit(detector, dataset, recipe, seed=seed)
+        if settings.get(SCORE) == "positive":
+            fitted = by_positive_bank(fitted, dataset, recipe, seed)
+        row |= figures(fitted, dataset, seed)
+        row |= {"fit_seconds": round(fitted.seconds, 1), "labels_used": "none", "command": command}
+        merge_rows(RESULTS, [row], KEY)
+        print(", ".join(f"{figure} {row[figure]}" for figure in FIGURES), flush=True)
+
+
+def main(
+    table: Annotated[str, typer.Argument(help=f"One of {', '.join(ABLATIONS)}.")],
+    data_root: Annotated[Path, typer.Option(help="Folder with magnetic_tile/ and kolektorsdd/.")] = Path(
+        "data"
+    ),
+    data: Annotated[
+        str, typer.Option(help="Data sets, separated by ';'; default: the two of data-root.")
+    ] = "",
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    steps: Annotated[
+        int, typer.Option(min=1, help=f"Of a student; a diffusion model takes {DDPM_STEPS} times as many.")
+    ] = 150,
+    again: Annotated[bool, typer.Option("--again", help="Measure rows again that are there.")] = False,
+) -> None:
+    """Measure what is missing of a table; relative folders lie below the repository root."""
+    if table not in ABLATIONS:
+        sys.exit(f"there is no table '{table}'; choose one of {', '.join(ABLATIONS)}")
+    try:
+        with chdir(ROOT):
+            for spec in data.split(";") if data else real_sets(data_root):
+                for seed in map(int, seeds.split(",")):
+                    measure_table(table, spec, seed, steps, again=again)
+    except FlawlineError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,106 @@
+"""Rules that join student and memory banks, on generated lines: `python benchmarks/accuracy/fusion.py`.
+
+The rule that recipes use by default was chosen by this table. Its lines and their defects are drawn by formula, so
+that no label of a real set has a say.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from common import ROOT
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from flawline.data import load_dataset
+from flawline.data.squares import Square
+from flawline.detectors.sacd.config import SACDConfig
+from flawline.detectors.students.training import TrainingConfig
+from flawline.evaluate import merge_rows
+from flawline.fitting import FittedLine, fit
+from flawline.recipe import Recipe
+from flawline.stages.fusion import Evidence, fuse
+from flawline.stages.picture import Geometry
+from flawline.stages.settings import Fusion
+
+RESULTS = ROOT / "benchmarks" / "results" / "fusion.json"
+SMALL = "normals=60,test_normals=30,test_defects=30,train_defects=0"
+LINES = tuple(
+    f"surfaces:{family},seed={seed},{SMALL},light={light}"
+    for family, seed, light in (
+        ("woven", 101, 0.0),
+        ("leather", 101, 0.0),
+        ("ground_steel", 102, 1.0),
+        ("brushed_metal", 102, 1.0),
+    )
+)
+WEIGHTS = (0.25, 0.5, 0.75)
+_STRIDE = 2
+"""Every second pixel along both axes is enough for a pixel figure."""
+
+Seen = tuple[Evidence, Geometry, bool, NDArray[np.bool_]]
+
+
+def rules(chosen: float) -> Iterator[tuple[str, Fusion, float]]:
+    """Name, rule and weight of the student of everything that is compared; `chosen` is what the line took."""
+    yield "mean, weight chosen by the line", Fusion.MEAN, chosen
+    for fusion in (Fusion.MEAN, Fusion.PRODUCT):
+        for weight in (0.0, *WEIGHTS, 1.0) if fusion is Fusion.MEAN else WEIGHTS:
+            name = {0.0: "banks alone", 1.0: "student alone"}.get(weight)
+            yield name or f"{fusion.name.lower()} {weight:g}", fusion, weight
+    yield "max", Fusion.MAX, 0.5
+
+
+def observe(fitted: FittedLine, line: str) -> list[Seen]:
+    """What both parts find on each test picture, whether it is defective, and its mask on every second pixel."""
+    seen = []
+    for sample in load_dataset(line).test:
+        square = Square.of(sample.read_image(), fitted.settings.size)
+        mask = sample.read_mask(*square.pixels.shape[:2])[::_STRIDE, ::_STRIDE]
+        seen.append((fitted.model.score([square])[0], square.geometry, sample.is_defect, mask))
+    return seen
+
+
+def figures(fitted: FittedLine, seen: list[Seen], fusion: Fusion, weight: float) -> dict[str, float]:
+    """Image and pixel AUROC of one rule."""
+    settings = replace(fitted.settings, fusion=fusion, fusion_weight=weight)
+    fused = [fuse(evidence, geometry, settings) for evidence, geometry, _, _ in seen]
+    pixels = np.concatenate([full[::_STRIDE, ::_STRIDE].ravel() for full, _ in fused])
+    return {
+        "image_auroc": round(float(roc_auc_score([bad for *_, bad, _ in seen], [s for _, s in fused])), 4),
+        "pixel_auroc": round(
+            float(roc_auc_score(np.concatenate([mask.ravel() for *_, mask in seen]), pixels)), 4
+        ),
+    }
+
+
+def main(
+    lines: Annotated[list[str] | None, typer.Argument(help="Generated lines; default: four of them.")] = None,
+    detector: Annotated[str, typer.Option(help="A pair.")] = "sacd+exdd",
+    steps: Annotated[int, typer.Option(help="Of the student's training.")] = 250,
+    json_file: Annotated[Path, typer.Option("--json")] = RESULTS,
+) -> None:
+    """Fit the pair once a line, score its test pictures by every rule, keep a row a line and rule."""
+    for line in lines or LINES:
+        training = TrainingConfig(steps=steps)
+        recipe = Recipe(positive="synthetic", sacd=SACDConfig(training=training))
+        recipe = recipe.model_copy(update={"ddpm_ast": replace(recipe.ddpm_ast, training=training)})
+        fitted = fit(detector, load_dataset(line), recipe, seed=0)
+        seen = observe(fitted, line)
+        rows = [
+            {"detector": detector, "line": line, "rule": name, "weight": weight, "steps": steps}
+            | figures(fitted, seen, fusion, weight)
+            | {
+                "command": f"python benchmarks/accuracy/fusion.py '{line}' --detector {detector} --steps {steps}"
+            }
+            for name, fusion, weight in rules(fitted.settings.fusion_weight)
+        ]
+        merge_rows(json_file, rows, ("detector", "line", "rule", "steps"))
+        print(line, {row["rule"]: row["image_auroc"] for row in rows}, flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,1 @@
+"""SACD: reverse distillation with calibrated features, taught by synthetic anomalies and a contrast."""

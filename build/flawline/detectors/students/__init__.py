@@ -1,0 +1,1 @@
+"""What the two student-teacher detectors share: building blocks, crops to learn from, and the training loop."""

@@ -1,0 +1,89 @@
+"""Pairs to learn from: crops of normal pictures, and the same with synthetic anomalies."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawline.teachers.teacher import Teacher, exposure
+
+Corrupt = Callable[[NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
+"""A synthesizer: UINT8 [h, w, 3] to a picture of the same shape and where it differs, BOOL [h, w]."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B pairs, ready for the teacher: normalised FP32 [B, 3, C, C] twice, and where they differ, FP32 [B, C, C]."""
+
+    clean: Tensor
+    corrupted: Tensor
+    mask: Tensor
+
+
+class Crops:
+    """Draws pairs from model squares. The same seed and step give the same pairs."""
+
+    def __init__(
+        self,
+        squares: Sequence[NDArray[np.uint8]],
+        extents: Sequence[tuple[int, int]],
+        corrupt: Corrupt,
+        teacher: Teacher,
+        *,
+        crop: int,
+        seed: int,
+    ) -> None:
+        """Take normal pictures in their squares.
+
+        Args:
+            squares: UINT8 [S, S, 3] each.
+            extents: height and width of the picture within each square; crops lie inside where they can.
+            corrupt: makes the anomalies.
+            teacher: prepares pixels, on its device.
+            crop: side C of the crops; at most S.
+            seed: of every random choice.
+
+        """
+        self.squares, self.extents, self.corrupt, self.teacher = squares, extents, corrupt, teacher
+        self.crop = min(crop, squares[0].shape[0])
+        self.seed = seed
+        measured = [exposure(torch.from_numpy(each).permute(2, 0, 1)[None].float()) for each in squares]
+        self.means = torch.cat([mean for mean, _ in measured])
+        self.deviations = torch.cat([deviation for _, deviation in measured])
+
+    def draw(self, step: int, count: int) -> Batch:
+        """Draw `count` pairs: whole crops of random pictures, each with one anomaly in its twin."""
+        rng = np.random.default_rng((self.seed, step))
+        rows = rng.integers(len(self.squares), size=count)
+        parts = [self._pair(int(row), rng) for row in rows]
+        clean, corrupted, masks = (np.stack(each) for each in zip(*parts, strict=True))
+        device = self.teacher.mean.device
+        measured = (self.means[rows].to(device), self.deviations[rows].to(device))
+        # The twin keeps the exposure of the clean picture: what is not corrupted must stay as it was.
+        return Batch(
+            self.teacher.prepare(torch.from_numpy(clean).to(device), measured),
+            self.teacher.prepare(torch.from_numpy(corrupted).to(device), measured),
+            torch.from_numpy(masks).to(device).float(),
+        )
+
+    def _pair(
+        self, row: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
+        size = self.squares[row].shape[0]
+        top, left = (
+            # As often at a border as in the middle: drawn evenly, the outermost pixels would hardly ever be seen.
+            int(np.clip(rng.integers(-(self.crop // 2), inner), 0, max(min(inner, size) - self.crop, 0)))
+            for inner in self.extents[row]
+        )
+        crop = np.ascontiguousarray(self.squares[row][top : top + self.crop, left : left + self.crop])
+        height, width = (min(inner, self.crop) for inner in self.extents[row])
+        mask = np.zeros(crop.shape[:2], dtype=np.bool_)
+        twin = crop.copy()
+        # Anomalies lie on the picture, not on the filling beside it.
+        twin[:height, :width], mask[:height, :width] = self.corrupt(
+            np.ascontiguousarray(crop[:height, :width]), rng
+        )
+        return crop, twin, mask

@@ -1,0 +1,284 @@
+"""The ablation benchmark: what it varies, which rows it measures, its tables; and the settings made for it."""
+
+import json
+import sys
+from dataclasses import replace
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_lines import SIZE, draw_line, small_recipe, write_teacher
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "accuracy"))
+import ablations
+from ablation_tables import ABLATIONS, DEFAULTS, SCORE, Ablation, all_settings
+from positive_only import by_positive_bank
+from tables import TABLES, ablation_table
+
+from flawline.data import Dataset
+from flawline.errors import DataError, RecipeError
+from flawline.fitting import FittedLine, fit
+from flawline.learning import line_synthesizer
+from flawline.recipe import Recipe, read_recipe
+from flawline.stages.picture import Geometry
+from flawline.synthesis import DDPMBlend, DDPMConfig, SimplexBlend, SimplexConfig, get_synthesizer
+
+LINE = "surfaces:woven,size=128x128,normals=12,test_normals=2,test_defects=2,train_defects=0"
+QUICK = {"data_root": Path("data"), "data": LINE, "seeds": "0", "steps": 2, "again": False}
+
+
+def value_at(recipe: Recipe, place: str) -> object:
+    return reduce(getattr, place.split("."), recipe)
+
+
+def test_defaults_are_those_of_the_recipe() -> None:
+    """But for labelled defects, which no table uses. After a change here, what it touches is measured anew."""
+    for detector, settings in DEFAULTS.items():
+        for place, default in settings.items():
+            if place not in (SCORE, "positive"):
+                assert value_at(ablations.make_recipe(detector, {}, 2), place) == default, place
+
+
+@pytest.mark.parametrize("table", ABLATIONS)
+def test_every_variant_reaches_the_recipe_and_nothing_else_changes(table: str) -> None:
+    ablation = ABLATIONS[table]
+    default = all_settings(ablation.detector, {})
+    plain = ablations.make_recipe(ablation.detector, default, 7).model_dump(mode="json")
+    seen = []
+    for variant in ablation.variants.values():
+        settings = all_settings(ablation.detector, variant)
+        seen.append(settings)
+        dumped = ablations.make_recipe(ablation.detector, settings, 7).model_dump(mode="json")
+        for place, value in variant.items():
+            if place != SCORE:
+                assert reduce(lambda part, name: part[name], place.split("."), dumped) == value
+        changed = {place for place, value in settings.items() if value != default[place]}
+        places = {place.split(".")[0] for place in changed} - {SCORE}
+        assert {name for name in dumped if dumped[name] != plain[name]} == places
+    assert seen.count(default) == (table != "sacd_lambda"), "the default is one of the lines"
+    assert all(seen.count(settings) == 1 for settings in seen)
+    with pytest.raises(ValueError, match="sigma is not among DEFAULTS"):
+        all_settings(ablation.detector, {"sigma": 1})
+    if ablation.detector != "exdd":
+        assert (plain[ablation.detector]["training"]["steps"], plain["ddpm"]["steps"]) == (7, 14)
+
+
+@pytest.fixture
+def results(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A file of its own, a small teacher and pictures, and two tables that share the default."""
+    teacher = write_teacher(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(ablations, "RESULTS", tmp_path / "ablations.json")
+    full = ablations.make_recipe
+
+    def small(detector: str, settings: dict[str, object], steps: int) -> Recipe:
+        training = {f"{detector}.training": {"steps": steps, "crop": 64, "pairs": 2}}
+        extra = {"teacher": teacher, "size": SIZE, "false_alarm": 0.2, **training}
+        return full(detector, {**settings, **extra}, steps)
+
+    monkeypatch.setattr(ablations, "make_recipe", small)
+    tables = {
+        "first": Ablation("sacd", {"0.2": {"sacd.alpha": 0.2}, "1": {"sacd.alpha": 1}}),
+        "second": Ablation("sacd", {"2": {"sacd.depth": 2}, "0": {"sacd.depth": 0}}),
+    }
+    monkeypatch.setattr(ablations, "ABLATIONS", tables)
+    return tmp_path / "ablations.json"
+
+
+def test_a_table_is_measured_once_and_shares_rows_with_others(
+    results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+    real = ablations.merge_rows
+    monkeypatch.setattr(ablations, "merge_rows", lambda *args: (written.append(args[1]), real(*args)))
+    ablations.main("first", **QUICK)
+    rows = json.loads(results.read_text())
+    assert len(written) == 2, "each row is written as soon as it is measured"
+    assert [row["settings"] for row in rows] == [
+        all_settings("sacd", {}),
+        all_settings("sacd", {"sacd.alpha": 1}),
+    ]
+    for row in rows:
+        assert (row["detector"], row["seed"], row["steps"], row["ddpm_steps"]) == ("sacd", 0, 2, None)
+        assert row["teacher"].rpartition("@")[2]
+        assert row["labels_used"] == "none"
+        assert row["fit_seconds"] > 0
+        assert all(0 <= row[figure] <= 1 for figure in ablations.FIGURES)
+        assert row["command"].startswith(
+            "python benchmarks/accuracy/ablations.py first --data surfaces:woven,"
+        )
+        assert row["command"].endswith(" --seeds 0 --steps 2")
+
+    monkeypatch.setattr(ablations, "fit", None)
+    ablations.main("first", **QUICK)
+    assert len(written) == 2
+    with pytest.raises(TypeError):
+        ablations.main("first", **{**QUICK, "again": True})
+    with pytest.raises(TypeError):
+        ablations.main("first", **{**QUICK, "steps": 3})
+
+    monkeypatch.setattr(ablations, "fit", fit)
+    capsys.readouterr()
+    ablations.main("second", **QUICK)
+    assert [line for line in capsys.readouterr().out.splitlines() if "seed 0" in line] == [
+        f"second: 0, {rows[0]['data']}, seed 0"
+    ]
+    assert [row for row in json.loads(results.read_text()) if row in rows] == rows
+    assert len(written) == 3
+
+
+def test_what_cannot_be_measured_is_one_sentence(results: Path) -> None:
+    with pytest.raises(SystemExit, match=r"^there is no table 'sacd_beta'; choose one of first, second$"):
+        ablations.main("sacd_beta", **QUICK)
+    with pytest.raises(SystemExit, match="is not a folder"):
+        ablations.main("first", **{**QUICK, "data": "folder:nowhere"})
+    untested = LINE.replace("test_normals=2,test_defects=2", "test_normals=0,test_defects=0")
+    with pytest.raises(SystemExit, match="has no test pictures"):
+        ablations.main("first", **{**QUICK, "data": untested})
+    assert not results.exists()
+
+
+def test_the_table_shows_means_over_seeds_and_dashes() -> None:
+    row = {
+        "detector": "exdd",
+        "data": "kolektorsdd:kolektorsdd",
+        "teacher": "builtin@1",
+        "seed": 0,
+        "steps": None,
+        "ddpm_steps": None,
+        "settings": all_settings("exdd", {}),
+        "image_auroc": 0.5,
+        "pixel_auroc": None,
+        "aupro": 0.25,
+    }
+    rows = [
+        row,
+        row | {"seed": 1, "image_auroc": 0.7},
+        row | {"settings": all_settings("exdd", {"synthesis": "ddpm"}), "ddpm_steps": 300},
+        row | {"settings": all_settings("exdd", {"synthesis": "ddpm"}), "ddpm_steps": 20},
+        row | {"settings": all_settings("exdd", {"synthetic_count": 25}), "data": "surfaces:woven"},
+        row | {"settings": row["settings"] | {"synthesis": "fog"}, "image_auroc": 0.99},
+        row | {"detector": "sacd", "image_auroc": 0.99},
+    ]
+    lines = ablation_table("exdd_synthesis", rows).splitlines()
+    assert lines[0].startswith("| variant | steps of training | seeds | magnetic_tile, image AUROC |")
+    assert lines[0].endswith("| kolektorsdd, pixel AUROC | kolektorsdd, AUPRO |"), (
+        "another table's data stay out"
+    )
+    assert lines[2] == "| mixed (default) | – | 2 | – | – | – | 0.600 ± 0.141 | – | 0.250 ± 0.000 |"
+    assert lines[3] == "| cutpaste | – | – | – | – | – | – | – | – |"
+    assert [line.split(" | ")[1] for line in lines[-2:]] == ["diffusion 20", "diffusion 300"]
+    assert len(lines) == 2 + 7 + 2
+    assert "surfaces:woven, AUPRO" in ablation_table("exdd_count", rows)
+    both = ablation_table("exdd_synthesis", [row, row | {"teacher": "builtin@2"}]).splitlines()
+    assert [line.split(" | ")[0] for line in both[2:4]] == [
+        "| mixed (default), teacher builtin@1",
+        "| mixed (default), teacher builtin@2",
+    ]
+
+
+def test_the_document_has_every_table() -> None:
+    (document,) = [path for path in TABLES if path.name == "ablations.md"]
+    assert list(TABLES[document]) == ["fusion", *ABLATIONS]
+    assert document.read_text().count("<!-- table ") == len(ABLATIONS) + 1
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("line")
+    return draw_line(folder, normals=12, test_normals=2, test_defects=2, train_defects=2)
+
+
+@pytest.fixture(scope="module")
+def fitted(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[FittedLine, Recipe]:
+    recipe = small_recipe(write_teacher(tmp_path_factory.mktemp("teacher")), positive="synthetic")
+    return fit("exdd", drawn, recipe, seed=0), recipe
+
+
+def test_the_positive_bank_alone_scores_by_nearness_to_it(
+    drawn: Dataset, fitted: tuple[FittedLine, Recipe]
+) -> None:
+    line, recipe = fitted
+    alone = by_positive_bank(line, drawn, recipe, 0)
+    known = alone.model.memory.positive.vectors[:1]
+    patches = (known + torch.linspace(1, 4, 16)[:, None] * torch.ones(1, known.shape[1])).repeat(16, 1)
+    patches[17] = known[0]
+    patch_map, score = alone.model.memory.judge(patches, Geometry.fit(SIZE, SIZE, SIZE))
+    assert score == pytest.approx(1e6)
+    assert np.unravel_index(patch_map.argmax(), patch_map.shape) == (1, 1)
+    distance = alone.model.memory.positive(patches)[0].numpy()
+    assert patch_map.ravel()[2] == pytest.approx(1 / (distance[2] + 1e-6))
+
+
+def test_the_positive_bank_alone_is_calibrated_anew(
+    drawn: Dataset, fitted: tuple[FittedLine, Recipe]
+) -> None:
+    line, recipe = fitted
+    alone = by_positive_bank(line, drawn, recipe, 0)
+    normals = alone.inspect([sample.read_image() for sample in drawn.train_normals])
+    np.testing.assert_allclose(alone.calibration.scores, sorted(each.score for each in normals), rtol=1e-5)
+    assert sum(each.anomaly_map.max() >= 1 for each in normals) <= 1
+    assert not np.allclose(alone.calibration.scores, line.calibration.scores)
+    negative = replace(
+        line, model=fit("exdd", drawn, recipe.model_copy(update={"positive": "none"}), seed=0).model
+    )
+    with pytest.raises(DataError, match="no positive bank"):
+        by_positive_bank(negative, drawn, recipe, 0)
+
+
+def test_simplex_settings_reach_the_noise() -> None:
+    assert SimplexConfig() == SimplexConfig(3, 0.5, 32.0, 0.4, blended=False)
+    picture = np.full((128, 128, 3), 128, dtype=np.uint8)
+    plain, _ = get_synthesizer("simplex")(picture, np.random.default_rng(0))
+    np.testing.assert_array_equal(plain, SimplexBlend()(picture, np.random.default_rng(0))[0])
+    config = SimplexConfig(octaves=2, persistence=0.9, frequency=50, strength=0.2, blended=True)
+    made = get_synthesizer("simplex", simplex=config)
+    assert {name: getattr(made, name) for name in vars(config)} == vars(config)
+    result, mask = made(picture, np.random.default_rng(0))
+    assert np.abs(result[mask].astype(int) - 128).max() <= 0.2 * 128
+    recipe = Recipe.model_validate({"simplex": {"strength": 0.3}})
+    of_line = line_synthesizer("simplex", [picture], recipe, learned=list, seed=0, device=torch.device("cpu"))
+    assert of_line.strength == 0.3
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("simplex: {strength: 0}", "simplex.*strength: give more than 0"),
+        ("simplex: {octaves: 9}", "octaves: give 1 to 8"),
+        ("simplex: {persistence: 2}", "persistence: give"),
+        ("simplex: {frequency: 0.5}", "frequency: give at least 1"),
+        ("simplex: {lambda: 1}", "simplex.lambda"),
+        ("ddpm: {regions: circles}", "ddpm.*regions"),
+    ],
+)
+def test_settings_out_of_range_name_themselves(tmp_path: Path, line: str, words: str) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(line)
+    with pytest.raises(RecipeError, match=words):
+        read_recipe(path)
+
+
+def test_rectangles_take_the_place_of_perlin_regions() -> None:
+    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    picture = np.full((96, 130, 3), 99, dtype=np.uint8)
+    shares = []
+    for seed in range(20):
+        made = get_synthesizer(
+            "ddpm", textures=[texture], ddpm=DDPMConfig(regions="rectangles", foreground=False)
+        )
+        result, mask = made(picture, np.random.default_rng(seed))
+        rows, columns = np.nonzero(mask)
+        assert mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
+        shares.append(mask.mean())
+        turned = DDPMBlend([texture], foreground=False)(picture, np.random.default_rng(seed))[1]
+        rows, columns = np.nonzero(turned)
+        assert turned.sum() < (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    assert 0.015 < min(shares) < 0.05
+    assert 0.1 < max(shares) < 0.16

@@ -1,0 +1,256 @@
+"""Students of sacd and ddpm_ast: what they learn, how training is kept, continued and refused."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawline.detectors.ddpm_ast.config import DDPMASTConfig
+from flawline.detectors.ddpm_ast.model import focal
+from flawline.detectors.sacd.config import SACDConfig
+from flawline.detectors.sacd.model import SACD, FeaCali
+from flawline.detectors.students import training
+from flawline.detectors.students.blocks import cosine_distance, covered, summed
+from flawline.detectors.students.crops import Crops
+from flawline.detectors.students.fit import Chosen, StudentConfig, make_student
+from flawline.detectors.students.training import Training, TrainingConfig, train
+from flawline.errors import ArtefactError, DataError
+from flawline.teachers import Teacher, load_teacher
+
+SIZE = 96
+QUICK = TrainingConfig(steps=6, pairs=2, crop=64)
+CONFIGS: tuple[StudentConfig, ...] = (SACDConfig(), DDPMASTConfig(width=8))
+COSINE: tuple[StudentConfig, ...] = (SACDConfig(distance="cosine"), DDPMASTConfig(width=8, distance="cosine"))
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return load_teacher("builtin", layers=(1, 2, 3), even_exposure=True)
+
+
+def grain(seed: int) -> NDArray[np.uint8]:
+    noise = np.random.default_rng(seed).normal(128, 12, (SIZE, SIZE, 1))
+    return np.repeat(noise.clip(0, 255), 3, axis=2).astype(np.uint8)
+
+
+def blotch(
+    picture: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A dark square of 12 pixels."""
+    mask = np.zeros(picture.shape[:2], dtype=np.bool_)
+    top, left = (int(rng.integers(side - 12)) for side in mask.shape)
+    mask[top : top + 12, left : left + 12] = True
+    changed = picture.copy()
+    changed[mask] //= 3
+    return changed, mask
+
+
+NORMALS = torch.from_numpy(np.stack([grain(number) for number in range(4)]))
+
+
+def crops_of(teacher: Teacher, *, extent: int = SIZE, crop: int = 64, seed: int = 0) -> Crops:
+    pictures = [grain(number) for number in range(6)]
+    return Crops(pictures, [(SIZE, extent)] * 6, blotch, teacher, crop=crop, seed=seed)
+
+
+def fitted(
+    teacher: Teacher,
+    config: StudentConfig,
+    settings: TrainingConfig = QUICK,
+    **options: object,
+) -> tuple[torch.nn.Module, Training]:
+    student = make_student(config, teacher, (0, 1, 2), NORMALS, seed=3)
+    done = train(student, Chosen(teacher, (0, 1, 2)), crops_of(teacher), settings, **options)  # type: ignore[arg-type]
+    return student, done
+
+
+@pytest.mark.parametrize("config", [*CONFIGS, COSINE[0]], ids=["sacd", "ddpm_ast", "sacd-cosine"])
+def test_a_trained_student_disagrees_where_the_defect_is(teacher: Teacher, config: StudentConfig) -> None:
+    student, done = fitted(teacher, config, TrainingConfig(steps=60, pairs=4, crop=64))
+    assert done.losses[-1] < 0.6 * done.losses[0]
+    changed, mask = blotch(grain(77), np.random.default_rng(5))
+    with torch.inference_mode():
+        pixels = teacher.prepare(torch.from_numpy(np.stack([grain(77), changed])))
+        clean, spoiled = student(pixels, teacher.maps(pixels))
+    assert clean.shape == (SIZE // 4, SIZE // 4)
+    assert float(clean.min()) >= 0
+    inside = covered(torch.from_numpy(mask)[None].float(), spoiled.shape)[0] > 0.5
+    assert float(spoiled[inside].mean()) > 1.5 * float(spoiled[~inside].mean())
+    assert float(spoiled.max()) > float(clean.max())
+
+
+@pytest.mark.parametrize(
+    "config", [*CONFIGS, *COSINE, DDPMASTConfig(head=False), DDPMASTConfig(symmetric=True)]
+)
+def test_maps_of_one_stride_are_taken_as_well(config: StudentConfig) -> None:
+    """A vision transformer's stages all have the same grid."""
+
+    class Flat:
+        mean = torch.zeros(1)
+
+        def __call__(self, pictures: Tensor) -> list[Tensor]:
+            return [torch.randn(len(pictures), 24, 6, 6) for _ in range(3)]
+
+    student = make_student(config, Flat(), (0, 1, 2), NORMALS, seed=0).eval()  # type: ignore[arg-type]
+    maps = Flat()(torch.zeros(2, SIZE, SIZE, 3))
+    assert student(torch.randn(2, 3, SIZE, SIZE), maps).shape == (2, 6, 6)
+    assert torch.isfinite(student.loss(torch.randn(2, 3, SIZE, SIZE), maps, maps, torch.ones(2, SIZE, SIZE)))
+
+
+def test_feacali_adds_to_what_it_gets_and_depth_0_is_nothing() -> None:
+    maps = torch.randn(2, 16, 5, 5)
+    assert torch.equal(FeaCali(16, 0)(maps), maps)
+    assert not list(FeaCali(16, 0).parameters())
+    module = FeaCali(16, 2).eval()
+    widths = [layer.out_channels for layer in module.hourglass if isinstance(layer, torch.nn.Conv2d)]
+    assert widths == [8, 4, 8, 16]
+    torch.testing.assert_close(module(maps), maps + module.hourglass(maps))
+
+
+def test_alpha_weighs_the_contrast(teacher: Teacher) -> None:
+    batch = crops_of(teacher).draw(0, 3)
+    clean, corrupted = teacher.maps(batch.clean), teacher.maps(batch.corrupted)
+
+    def loss(alpha: float) -> float:
+        student = make_student(SACDConfig(alpha=alpha), teacher, (0, 1, 2), NORMALS, seed=3)
+        assert isinstance(student, SACD)
+        return float(student.loss(batch.corrupted, clean, corrupted, batch.mask).detach())
+
+    none, some, twice = loss(0.0), loss(0.5), loss(1.0)
+    assert some > none
+    assert twice - none == pytest.approx(2 * (some - none), rel=1e-3)
+
+
+def test_distances_and_losses_by_hand() -> None:
+    first = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+    second = torch.tensor([1.0, 1.0]).view(1, 2, 1, 1)
+    assert float(cosine_distance(first, second)) == pytest.approx(1 - 0.5**0.5)
+    coarse = torch.full((1, 2, 2), 0.25)
+    torch.testing.assert_close(summed([torch.ones(1, 4, 4), coarse]), torch.full((1, 4, 4), 1.25))
+    half = torch.zeros(1, 1)
+    assert float(focal(half, torch.ones(1, 1), 2.0)) == pytest.approx(-np.log(0.5) * 0.25)
+
+
+def test_pairs_differ_only_under_the_mask_and_inside_the_picture(teacher: Teacher) -> None:
+    batch = crops_of(teacher, extent=40).draw(2, 5)
+    differs = (batch.clean != batch.corrupted).any(dim=1)
+    assert torch.equal(differs, batch.mask > 0)
+    assert not batch.mask[:, :, 40:].any(), "nothing is planted into the filling beside the picture"
+    again = crops_of(teacher, extent=40).draw(2, 5)
+    assert torch.equal(batch.corrupted, again.corrupted)
+    assert not torch.equal(batch.corrupted, crops_of(teacher, extent=40).draw(3, 5).corrupted)
+    # Exposure is that of the whole clean picture, not of the crop or its twin.
+    whole = crops_of(teacher, crop=SIZE)
+    row = int(np.random.default_rng((0, 4)).integers(6, size=1)[0])
+    expected = teacher.prepare(torch.from_numpy(grain(row))[None])
+    torch.testing.assert_close(whole.draw(4, 1).clean, expected)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["sacd", "ddpm_ast"])
+def test_an_interrupted_training_goes_on_to_the_same_weights(
+    teacher: Teacher, config: StudentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    whole, done = fitted(teacher, config)
+
+    def stop(share: float, _loss: float) -> None:
+        if share >= 0.5:
+            raise KeyboardInterrupt
+
+    file = tmp_path / "state" / "student.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        fitted(teacher, config, checkpoint=file, progress=stop)
+    steps: list[float] = []
+    resumed, rest = fitted(
+        teacher, config, checkpoint=file, progress=lambda share, _loss: steps.append(share)
+    )
+    assert len(steps) < QUICK.steps, "it did not begin anew"
+    assert (rest.steps, rest.losses) == (done.steps, done.losses)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert not list(file.parent.glob(".*")), "no unfinished file is left"
+
+
+def test_a_finished_training_is_not_repeated(teacher: Teacher, tmp_path: Path) -> None:
+    file = tmp_path / "student.safetensors"
+    first, _ = fitted(teacher, SACDConfig(), checkpoint=file)
+    calls: list[float] = []
+    second, _ = fitted(teacher, SACDConfig(), checkpoint=file, progress=lambda *step: calls.append(step[0]))
+    assert not calls
+    weights = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_a_budget_ends_training(teacher: Teacher) -> None:
+    _, done = fitted(teacher, SACDConfig(), replace(QUICK, steps=100_000), budget=1.5)
+    assert 1 <= done.steps < 1000
+    assert 1.5 <= done.seconds < 10
+
+
+def test_another_training_s_checkpoint_is_refused(teacher: Teacher, tmp_path: Path) -> None:
+    file = tmp_path / "student.safetensors"
+    fitted(teacher, SACDConfig(), checkpoint=file, identity={"seed": 1, "teacher": "a"})
+    with pytest.raises(
+        ArtefactError, match=r"student\.safetensors is a checkpoint of another .*teacher differs"
+    ):
+        fitted(teacher, SACDConfig(), checkpoint=file, identity={"seed": 1, "teacher": "b"})
+    before = file.read_bytes()
+    with pytest.raises(ArtefactError, match=r"training differs.*remove this one"):
+        fitted(
+            teacher,
+            SACDConfig(),
+            replace(QUICK, steps=9),
+            checkpoint=file,
+            identity={"seed": 1, "teacher": "a"},
+        )
+    assert file.read_bytes() == before
+    file.write_bytes(before[: len(before) // 2])
+    with pytest.raises(ArtefactError, match=r"damaged.*remove it to train anew"):
+        fitted(teacher, SACDConfig(), checkpoint=file, identity={"seed": 1, "teacher": "a"})
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence(
+    teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: SACD, *_: object) -> Tensor:
+        return next(self.parameters()).sum() * float("nan")
+
+    monkeypatch.setattr(SACD, "loss", broken)
+    with pytest.raises(DataError, match="the loss is nan at step 0; lower the learning rate"):
+        fitted(teacher, SACDConfig())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SACDConfig(depth=9),
+        lambda: SACDConfig(alpha=-1.0),
+        lambda: DDPMASTConfig(min_cover=0.0),
+        lambda: TrainingConfig(crop=65),
+        lambda: TrainingConfig(steps=0),
+        lambda: TrainingConfig(learning_rate=0.0),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=r"must be|is 9"):
+        make()
+
+
+def test_training_needs_no_more_than_torch_numpy_safetensors_and_transformers() -> None:
+    """So that it runs as it is on a bare GPU machine."""
+    script = (
+        "import sys\n"
+        "for name in ('cv2', 'pydantic', 'PIL', 'scipy', 'sklearn', 'rich', 'typer', 'onnx', 'faiss'):\n"
+        "    sys.modules[name] = None\n"
+        "import flawline.detectors.students.fit, flawline.detectors.students.crops\n"
+        "import flawline.detectors.students.training\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
