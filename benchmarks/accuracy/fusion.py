@@ -24,7 +24,7 @@ from flawline.fitting import FittedLine, fit
 from flawline.recipe import Recipe
 from flawline.stages.fusion import Evidence, fuse
 from flawline.stages.picture import Geometry
-from flawline.stages.settings import Fusion
+from flawline.stages.settings import Fusion, LineSettings
 
 RESULTS = ROOT / "benchmarks" / "results" / "fusion.json"
 SMALL = "normals=60,test_normals=30,test_defects=30,train_defects=0"
@@ -44,14 +44,15 @@ _STRIDE = 2
 Seen = tuple[Evidence, Geometry, bool, NDArray[np.bool_]]
 
 
-def rules(chosen: float) -> Iterator[tuple[str, Fusion, float]]:
-    """Name, rule and weight of the student of everything that is compared; `chosen` is what the line took."""
-    yield "mean, weight chosen by the line", Fusion.MEAN, chosen
+def rules(settings: LineSettings) -> Iterator[tuple[str, LineSettings]]:
+    """Name and settings of everything that is compared, the line's own choice of weights among it."""
+    yield "mean, weights chosen by the line", settings
     for fusion in (Fusion.MEAN, Fusion.PRODUCT):
         for weight in (0.0, *WEIGHTS, 1.0) if fusion is Fusion.MEAN else WEIGHTS:
-            name = {0.0: "banks alone", 1.0: "student alone"}.get(weight)
-            yield name or f"{fusion.name.lower()} {weight:g}", fusion, weight
-    yield "max", Fusion.MAX, 0.5
+            alone = {0.0: "banks alone", 1.0: "student alone"}.get(weight)
+            name = alone or f"{fusion.name.lower()} {weight:g}"
+            yield name, replace(settings, fusion=fusion, fusion_weight=weight, map_weight=weight)
+    yield "max", replace(settings, fusion=Fusion.MAX)
 
 
 def observe(fitted: FittedLine, line: str) -> list[Seen]:
@@ -64,9 +65,8 @@ def observe(fitted: FittedLine, line: str) -> list[Seen]:
     return seen
 
 
-def figures(fitted: FittedLine, seen: list[Seen], fusion: Fusion, weight: float) -> dict[str, float]:
+def figures(seen: list[Seen], settings: LineSettings) -> dict[str, float]:
     """Image and pixel AUROC of one rule."""
-    settings = replace(fitted.settings, fusion=fusion, fusion_weight=weight)
     fused = [fuse(evidence, geometry, settings) for evidence, geometry, _, _ in seen]
     pixels = np.concatenate([full[::_STRIDE, ::_STRIDE].ravel() for full, _ in fused])
     return {
@@ -90,13 +90,13 @@ def main(
         recipe = recipe.model_copy(update={"ddpm_ast": replace(recipe.ddpm_ast, training=training)})
         fitted = fit(detector, load_dataset(line), recipe, seed=0)
         seen = observe(fitted, line)
+        command = f"python benchmarks/accuracy/fusion.py '{line}' --detector {detector} --steps {steps}"
         rows = [
-            {"detector": detector, "line": line, "rule": name, "weight": weight, "steps": steps}
-            | figures(fitted, seen, fusion, weight)
-            | {
-                "command": f"python benchmarks/accuracy/fusion.py '{line}' --detector {detector} --steps {steps}"
-            }
-            for name, fusion, weight in rules(fitted.settings.fusion_weight)
+            {"detector": detector, "line": line, "rule": name, "steps": steps}
+            | {"weights": [settings.fusion_weight, settings.map_weight]}
+            | figures(seen, settings)
+            | {"command": command}
+            for name, settings in rules(fitted.settings)
         ]
         merge_rows(json_file, rows, ("detector", "line", "rule", "steps"))
         print(line, {row["rule"]: row["image_auroc"] for row in rows}, flush=True)

@@ -30,7 +30,7 @@ from flawline.stages.settings import Fusion, LineSettings
 from flawline.synthesis import get_synthesizer
 from flawline.teachers import Teacher
 from flawline.teachers.adapt import adapt
-from flawline.weighing import MOST, UNSEEN, choose_weight
+from flawline.weighing import MOST, UNSEEN, choose_weights
 
 MEMORY = "exdd"
 DETECTORS = (MEMORY, *STUDENTS, *(f"{student}+{MEMORY}" for student in STUDENTS))
@@ -180,7 +180,8 @@ def fit(
     settings = _levelled(_settings(recipe, kind, memory), observed)
     if kind and has_memory and recipe.fusion_weight is None:
         apart = [normals[i] for i in held_out[0]]
-        settings = replace(settings, fusion_weight=_weight(line, settings, observed, apart, seed))
+        scores, maps = _weights(line, settings, observed, apart, seed)
+        settings = replace(settings, fusion_weight=scores, map_weight=maps)
     fused = [fuse(*each, settings) for each in observed]
     calibration = calibrate(
         np.array([score for _, score in fused], dtype=np.float32),
@@ -197,14 +198,14 @@ def fit(
     return FittedLine(line, final, calibration, facts, training, len(kept), seconds)
 
 
-def _weight(
+def _weights(
     line: Line, settings: LineSettings, observed: Sequence[Observed], normals: Sequence[Sample], seed: int
-) -> float:
-    """How much the student counts, chosen on the normals that calibrate and synthetic defects on them."""
+) -> tuple[float, float]:
+    """How much the student counts in scores and maps: by the normals that calibrate and synthetic defects."""
     chosen = normals[:: -(-len(normals) // MOST)]
     spoil = get_synthesizer(UNSEEN, sources=lambda rng: chosen[rng.integers(len(chosen))].read_image())
     pictures = (sample.read_image() for sample in track(chosen, "weighing student and banks"))
-    return choose_weight(line.score, settings, observed, pictures, spoil, seed=seed)
+    return choose_weights(line.score, settings, observed, pictures, spoil, seed=seed)
 
 
 def _check_normals(dataset: Dataset, recipe: Recipe) -> None:
@@ -235,6 +236,7 @@ def _settings(recipe: Recipe, kind: str | None, memory: ExDD | None) -> LineSett
         discrepancy_sigma=0.0 if kind is None else recipe.student(kind).sigma,
         fusion=Fusion[recipe.fusion.upper()],
         fusion_weight=0.5 if recipe.fusion_weight is None else recipe.fusion_weight,
+        map_weight=0.5 if recipe.fusion_weight is None else recipe.fusion_weight,
     )
 
 

@@ -46,7 +46,8 @@ class Recipe(BaseModel):
             two quarters of the depth.
         sacd, ddpm_ast: settings of those detectors.
         fusion: how the pictures and maps of a pair of detectors become one; see flawline.stages.settings.Fusion.
-        fusion_weight: of the student's share there, 0 to 1; null chooses it for the line; see flawline.weighing.
+        fusion_weight: of the student's share there, 0 to 1; null chooses it for each line, for scores and
+            maps apart; see flawline.weighing.
 
     """
 

@@ -26,7 +26,7 @@ Observed = tuple[Evidence, Geometry]
 Score = Callable[[Sequence[Square]], list[Evidence]]
 
 
-def choose_weight(
+def choose_weights(
     score: Score,
     settings: LineSettings,
     normal: Sequence[Observed],
@@ -34,10 +34,11 @@ def choose_weight(
     spoil: Synthesizer,
     *,
     seed: int,
-) -> float:
-    """Weight of the student by which normals and synthetic defects, and their pixels, are told apart best.
+) -> tuple[float, float]:
+    """Weights of the student, for scores and for maps.
 
-    What is largest is the sum of image AUROC and pixel AUROC; of equal weights the one nearest to a half.
+    Scores: by which normals and synthetic defects are told apart best (image AUROC). Maps: by which the pixels of
+    these defects are told from those around them (pixel AUROC). Of equal weights the one nearest to a half.
 
     Args:
         score: what the line finds on squares.
@@ -48,7 +49,7 @@ def choose_weight(
         seed: draws them.
 
     Returns:
-        One of WEIGHTS.
+        Two of WEIGHTS.
 
     """
     spoiled, masks = [], []
@@ -57,29 +58,34 @@ def choose_weight(
         square = Square.of(changed, settings.size)
         spoiled.append((score([square])[0], square.geometry))
         masks.append(_thinned(mask, square.geometry))
-    found = {weight: _told_apart(weight, settings, normal, spoiled, masks) for weight in WEIGHTS}
-    return max(WEIGHTS, key=lambda weight: (found[weight], -abs(weight - 0.5)))
+    images, pixels = {}, {}
+    for weight in WEIGHTS:
+        weighed = replace(settings, fusion_weight=weight, map_weight=weight)
+        images[weight] = _image_auroc(weighed, normal, spoiled)
+        pixels[weight] = _pixel_auroc(weighed, spoiled, masks)
+    return _best(images), _best(pixels)
 
 
-def _told_apart(
-    weight: float,
-    settings: LineSettings,
-    normal: Sequence[Observed],
-    spoiled: Sequence[Observed],
-    masks: Sequence[NDArray[np.bool_]],
+def _best(found: dict[float, float]) -> float:
+    return max(found, key=lambda weight: (found[weight], -abs(weight - 0.5)))
+
+
+def _image_auroc(settings: LineSettings, normal: Sequence[Observed], spoiled: Sequence[Observed]) -> float:
+    scores = [fuse(*each, settings)[1] for each in (*normal, *spoiled)]
+    return float(roc_auc_score([False] * len(normal) + [True] * len(spoiled), scores))
+
+
+def _pixel_auroc(
+    settings: LineSettings, spoiled: Sequence[Observed], masks: Sequence[NDArray[np.bool_]]
 ) -> float:
-    weighed = replace(settings, fusion_weight=weight)
-    good = [fuse(*each, weighed)[1] for each in normal]
-    fused = [fuse(*each, weighed) for each in spoiled]
-    bad = [score for _, score in fused]
-    pixels = [
-        full[: geometry.inner_height : _STRIDE, : geometry.inner_width : _STRIDE].ravel()
-        for (full, _), (_, geometry) in zip(fused, spoiled, strict=True)
+    maps = [
+        fuse(evidence, geometry, settings)[0][
+            : geometry.inner_height : _STRIDE, : geometry.inner_width : _STRIDE
+        ].ravel()
+        for evidence, geometry in spoiled
     ]
     truth = np.concatenate([mask.ravel() for mask in masks])
-    images = roc_auc_score([False] * len(good) + [True] * len(bad), good + bad)
-    both_kinds = truth.any() and not truth.all()
-    return float(images + (roc_auc_score(truth, np.concatenate(pixels)) if both_kinds else 0.0))
+    return float(roc_auc_score(truth, np.concatenate(maps))) if truth.any() and not truth.all() else 0.5
 
 
 def _thinned(mask: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool_]:

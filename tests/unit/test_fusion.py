@@ -28,6 +28,7 @@ PAIR = LineSettings(
     eight_bit_map=False,
     has_discrepancy=True,
     fusion_weight=0.25,
+    map_weight=0.75,
     discrepancy_level=0.5,
     discrepancy_peak=1.5,
     ratio_level=4.0,
@@ -47,8 +48,8 @@ BOTH = Evidence(ratio_map=even(8, 8.0), ratio_score=10.0, discrepancy=even(16, 3
 @pytest.mark.parametrize(
     ("fusion", "pixel", "score"),
     [
-        (Fusion.MEAN, 0.25 * 2 + 0.75 * 4, 0.25 * 6 + 0.75 * 2.5),
-        (Fusion.PRODUCT, 3.363585661, 3.111664886),  # 2^(1/4) 4^(3/4) and 6^(1/4) 2.5^(3/4)
+        (Fusion.MEAN, 0.75 * 2 + 0.25 * 4, 0.25 * 6 + 0.75 * 2.5),
+        (Fusion.PRODUCT, 2.378414230, 3.111664886),  # 2^(3/4) 4^(1/4) and 6^(1/4) 2.5^(3/4)
         (Fusion.MAX, 4.0, 6.0),
     ],
 )
@@ -151,7 +152,8 @@ def test_parts_that_are_not_the_lines_are_refused(has: dict[str, bool], lost: st
 
 def test_the_rule_is_told_in_words() -> None:
     assert PAIR.fusion_statement == (
-        "mean with weight 0.25 of the discrepancy; scores in units of 0.5 (discrepancy) and 4 (ratio), "
+        "mean with weights 0.25 (scores) and 0.75 (maps) of the discrepancy; "
+        "scores in units of 0.5 (discrepancy) and 4 (ratio), "
         "maps of 1.5 and 2"
     )
     assert str(replace(PAIR, fusion=Fusion.MAX).fusion_statement).startswith("max; scores")

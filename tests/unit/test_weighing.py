@@ -9,7 +9,7 @@ from flawline.stages.fusion import Evidence
 from flawline.stages.picture import Geometry
 from flawline.stages.ratio import ImageScore
 from flawline.stages.settings import LineSettings
-from flawline.weighing import WEIGHTS, choose_weight
+from flawline.weighing import WEIGHTS, choose_weights
 
 SIZE = 64
 SQUARE = Geometry.fit(SIZE, SIZE, SIZE)
@@ -49,7 +49,8 @@ def found(square: Square, *, student_sees: bool, banks_see: bool) -> Evidence:
     white = (square.pixels[::4, ::4, 0] == 255).astype(np.float32)
     seed = int(square.pixels.sum())
     student, banks = (
-        noise(seed + turn) + (5 * white if sees else 0) for turn, sees in enumerate((student_sees, banks_see))
+        noise(seed + turn) + 2 * white if sees else 8 * noise(seed + turn)
+        for turn, sees in enumerate((student_sees, banks_see))
     )
     return Evidence(ratio_map=banks, ratio_score=float(banks.max()), discrepancy=student)
 
@@ -67,6 +68,8 @@ def test_the_part_that_sees_counts_more(
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 200, (SIZE, SIZE, 3), dtype=np.uint8) for _ in range(12)]
     normal = [(score([Square(picture, SQUARE)])[0], SQUARE) for picture in pictures]
-    weight = choose_weight(score, SETTINGS, normal, pictures, mark, seed=0)  # type: ignore[arg-type]
-    assert weight in expected
-    assert choose_weight(score, SETTINGS, normal, pictures, mark, seed=0) == weight  # type: ignore[arg-type]
+    weights = choose_weights(score, SETTINGS, normal, pictures, mark, seed=0)  # type: ignore[arg-type]
+    scores, maps = weights
+    assert maps in expected
+    assert (scores - 0.5) * (maps - 0.5) >= 0, "a choice for scores of its own, never the other way"
+    assert choose_weights(score, SETTINGS, normal, pictures, mark, seed=0) == weights  # type: ignore[arg-type]

@@ -94,20 +94,23 @@ def fuse(evidence: Evidence, geometry: Geometry, settings: LineSettings) -> tupl
     full = combine(
         first_map / np.float32(settings.discrepancy_peak),
         second_map / np.float32(settings.ratio_peak),
-        settings,
+        settings.fusion,
+        settings.map_weight,
     )
     score = combine(
-        np.float64(first / settings.discrepancy_level), np.float64(second / settings.ratio_level), settings
+        np.float64(first / settings.discrepancy_level),
+        np.float64(second / settings.ratio_level),
+        settings.fusion,
+        settings.fusion_weight,
     )
     return full, float(score)
 
 
-def combine(discrepancy: Figures, ratio: Figures, settings: LineSettings) -> Figures:
+def combine(discrepancy: Figures, ratio: Figures, fusion: Fusion, weight: float) -> Figures:
     """Apply the line's Fusion to figures in units of their levels, elementwise."""
-    weight = settings.fusion_weight
-    if settings.fusion is Fusion.MAX:
+    if fusion is Fusion.MAX:
         return cast(Figures, np.maximum(discrepancy, ratio))
-    if settings.fusion is Fusion.PRODUCT:
+    if fusion is Fusion.PRODUCT:
         # 1 - cosine may lie a rounding error below 0, of which no power can be taken.
         return cast(Figures, np.maximum(discrepancy, 0) ** weight * np.maximum(ratio, 0) ** (1 - weight))
     return cast(Figures, weight * discrepancy + (1 - weight) * ratio)

@@ -41,7 +41,7 @@ class LineSettings:
         top_share: share of the picture's pixels, the strongest of the smoothed discrepancy, whose mean is the
             picture's; 0 takes the largest.
         fusion: a Fusion, for lines that have both.
-        fusion_weight: w there, 0 to 1.
+        fusion_weight, map_weight: w there for scores and for maps, 0 to 1.
         discrepancy_level, ratio_level: typical score of a normal picture for each part, > 0; the picture's score
             is fused in units of them.
         discrepancy_peak, ratio_peak: typical largest smoothed pixel of a normal picture, > 0; likewise for maps.
@@ -67,6 +67,7 @@ class LineSettings:
     discrepancy_peak: float = 1.0
     ratio_peak: float = 1.0
     discrepancy_sigma: float = 4.0
+    map_weight: float = 0.5
 
     def to_array(self) -> NDArray[np.float32]:
         """FP32 [SETTINGS], in the order of the attributes."""
@@ -77,7 +78,10 @@ class LineSettings:
         """How a line of both parts joins them, in words with its levels; None for other lines."""
         if not (self.has_ratio and self.has_discrepancy):
             return None
-        share = "" if self.fusion is Fusion.MAX else f" with weight {self.fusion_weight:g} of the discrepancy"
+        share = (
+            f" with weights {self.fusion_weight:g} (scores) and {self.map_weight:g} (maps) of the discrepancy"
+        )
+        share = "" if self.fusion is Fusion.MAX else share
         return (
             f"{self.fusion.name.lower()}{share}; scores in units of {self.discrepancy_level:.3g} (discrepancy) and "
             f"{self.ratio_level:.3g} (ratio), maps of {self.discrepancy_peak:.3g} and {self.ratio_peak:.3g}"
