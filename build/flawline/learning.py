@@ -14,6 +14,7 @@ from flawline.detectors.students.crops import Crops
 from flawline.detectors.students.fit import Chosen, make_student
 from flawline.detectors.students.levels import levelled
 from flawline.detectors.students.training import Training, train
+from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.recipe import Recipe
 from flawline.stages.picture import Pixels
@@ -90,6 +91,7 @@ def fit_line_student(
     config = recipe.student(kind)
     order = np.random.default_rng(seed).permutation(len(normals))[:MAX_PICTURES]
     squares = [Square.of(normals[i].read_image(), recipe.size) for i in track(order, "reading normals")]
+    _check_sides(squares, recipe.size)
     pictures = [square.pixels for square in squares]
     extents = [(square.geometry.inner_height, square.geometry.inner_width) for square in squares]
     corrupt = line_synthesizer(
@@ -127,6 +129,17 @@ def fit_line_student(
         for start in starts
     )
     return levelled(student, teacher, Chosen(teacher, chosen), batches), training
+
+
+def _check_sides(squares: Sequence[Square], size: int) -> None:
+    """Refuse a line whose largest picture would be enlarged more than twice: there is nothing finer to learn."""
+    widest = max((square.geometry for square in squares), key=lambda each: max(each.width, each.height))
+    if max(widest.width, widest.height) * 2 < size:
+        msg = (
+            f"the largest normal picture has {widest.width}x{widest.height} pixels, less than half of the model's "
+            f"square of {size}; give larger pictures or a smaller --size"
+        )
+        raise DataError(msg)
 
 
 def _trained_by(kind: str, synthesis: str) -> set[str]:

@@ -354,6 +354,12 @@ def test_one_seed_one_pair(line: Dataset, teacher: str, pair: FittedLine) -> Non
     np.testing.assert_array_equal(again.calibration.scores, pair.calibration.scores)
 
 
+def test_pictures_much_smaller_than_the_square_are_refused(line: Dataset, teacher: str) -> None:
+    message = "largest normal picture has 128x128 pixels, less than half of the model's square of 320"
+    with pytest.raises(DataError, match=message):
+        fit("sacd", line, small_recipe(teacher, sacd=QUICK, size=320), seed=0)
+
+
 def test_a_checkpoint_of_another_recipe_is_refused(line: Dataset, teacher: str, tmp_path: Path) -> None:
     fit("sacd", line, small_recipe(teacher, sacd=QUICK), seed=0, checkpoint=tmp_path)
     assert (tmp_path / "sacd.safetensors").is_file()
