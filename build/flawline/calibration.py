@@ -27,7 +27,7 @@ class Calibration:
     """What a line knows of normal scores.
 
     Attributes:
-        method: 'split': the normals were kept out of the banks; 'k-fold': each was scored by banks of the others.
+        method: 'split': the line did not learn from the normals; 'k-fold': each was scored by banks of the others.
         scores: FP32 [n], ascending: raw image scores of the calibration normals.
         asked_false_alarm: the budget that was asked for.
         false_alarm: the budget that n normals can support: never below 1 / (n + 1).
@@ -46,7 +46,7 @@ class Calibration:
         """What the decision is worth, in words."""
         count = len(self.scores)
         if self.method == "split":
-            origin = f"{count} normals kept out of the banks (split conformal prediction)"
+            origin = f"{count} normals that it did not learn from (split conformal prediction)"
             degree = f"at most {self.false_alarm:.2%}"
         else:
             origin = (

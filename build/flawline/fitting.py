@@ -288,7 +288,7 @@ def plan_calibration(
     if len(groups) < recipe.folds:
         msg = (
             f"the normal training pictures show only {len(groups)} different items; at least {recipe.folds} are "
-            "needed, so that some can be kept out of the banks to calibrate"
+            "needed, so that some can be kept apart to calibrate"
         )
         raise DataError(msg)
     order = np.random.default_rng(seed).permutation(sorted(groups))
