@@ -137,7 +137,7 @@ def budget_chart(rows: Sequence[PictureRow], budget: float) -> str:
                 share = np.searchsorted(p_values, budgets, side="right") / p_values.size
                 axes.plot(budgets, share, color=colour, ls=style, lw=2, label=name)
         axes.plot(budgets, budgets, color="#8c959f", ls=":", lw=1.4, label="promise")
-        axes.axvline(budget, color=_INK, ls="--", lw=1.4, label=f"budget of this line ({100 * budget:g}%)")
+        axes.axvline(budget, color=_INK, ls="--", lw=1.4, label=f"budget of this line ({100 * budget:.3g}%)")
         axes.set(xlabel="false-alarm budget", ylabel="share of pictures", ylim=(0, 1.01))
         _plain_log(axes)
         _percent(axes)

@@ -149,7 +149,7 @@ def _summary(result: EvaluationResult) -> dict[str, object]:
     alarms = _Share(result.false_alarms, result.normals) if result.normals else None
     return {
         "result": result,
-        "budget": f"{100 * result.budget:g}%",
+        "budget": f"{100 * result.budget:.3g}%",
         "found": found,
         "alarms": alarms,
         "promise": _promise(alarms, result.budget),
