@@ -108,7 +108,7 @@ def test_the_manifest_tells_of_the_parts(
     assert ("4 labelled" in manifest.positive_bank) is has_memory
     assert (manifest.positive_bank == "no memory banks") is not has_memory
     assert (manifest.training and manifest.training.statement) == (student and f"{student}, 4 steps in 2 s")
-    fused = "product with weight 0.3 of the discrepancy" in str(manifest.fusion)
+    fused = "product with weights 0.3 (scores) and 0.5 (maps) of the discrepancy" in str(manifest.fusion)
     assert fused is (student is not None and has_memory)
 
 
