@@ -16,7 +16,6 @@ from typing import cast
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import ResNetBackbone, ResNetConfig
 
@@ -26,6 +25,13 @@ from flawline.teachers.generator import Dice, Episode, draw_episode
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.pretexts import PRETEXTS, Seen
 from flawline.teachers.teacher import even_exposure
+from flawline.training_state import (
+    fill_module,
+    fill_optimiser,
+    module_tensors,
+    optimiser_tensors,
+    save_tensors,
+)
 
 log = logging.getLogger("pretrain_teacher")
 
@@ -93,25 +99,16 @@ class Checkpoint:
 
     def save(self, learner: Learner, optimiser: torch.optim.Optimizer, progress: dict[str, float]) -> None:
         """Write all of it, atomically."""
-        tensors = {f"weight/{name}": value.contiguous() for name, value in learner.state_dict().items()}
-        for number, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{number}/{key}": value.contiguous() for key, value in state.items()}
-        temporary = self.path.with_suffix(".tmp")
-        save_file(tensors, temporary, metadata={"progress": json.dumps(progress)})
-        temporary.replace(self.path)
+        tensors = module_tensors("weight", learner) | optimiser_tensors(optimiser)
+        save_tensors(self.path, tensors, {"progress": json.dumps(progress)})
 
     def load(self, learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, float]:
         """Fill `learner` and `optimiser`; gives the progress saved with them."""
         with safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             progress = json.loads(file.metadata()["progress"])
-        learner.load_state_dict({k.removeprefix("weight/"): v for k, v in tensors.items() if k[0] == "w"})
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimiser/"):
-                _, number, key = name.split("/")
-                states.setdefault(int(number), {})[key] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+        fill_module("weight", learner, tensors)
+        fill_optimiser(optimiser, tensors)
         return {key: float(value) for key, value in progress.items()}
 
 

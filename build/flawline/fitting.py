@@ -22,15 +22,15 @@ from flawline.errors import DataError, RecipeError
 from flawline.learning import MAX_PICTURES, fit_line_student, line_synthesizer, load_shared_teacher
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
-from flawline.stages.fusion import Evidence, fuse, parts
-from flawline.stages.picture import Geometry, Pixels
+from flawline.stages.fusion import fuse, parts
+from flawline.stages.picture import Pixels
 from flawline.stages.postprocess import Verdict, judge
 from flawline.stages.ratio import ImageScore
 from flawline.stages.settings import Fusion, LineSettings
 from flawline.synthesis import get_synthesizer
 from flawline.teachers import Teacher
 from flawline.teachers.adapt import adapt
-from flawline.weighing import MOST, UNSEEN, choose_weights
+from flawline.weighing import MOST, UNSEEN, Observed, choose_weights
 
 MEMORY = "exdd"
 DETECTORS = (MEMORY, *STUDENTS, *(f"{student}+{MEMORY}" for student in STUDENTS))
@@ -39,8 +39,6 @@ MAX_ADAPTED = 1000
 """More pictures than this add little to an adaptation of some hundred steps, and would fill the memory."""
 SPLIT_FACTOR = 4
 """Normals are split once when this many times the needed number are there; fewer are used by K folds."""
-
-Observed = tuple[Evidence, Geometry]
 
 
 @dataclass(frozen=True)

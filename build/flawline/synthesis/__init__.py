@@ -8,7 +8,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flawline.synthesis.batch import corrupt
     from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
     from flawline.synthesis.cutpaste import CutPaste
     from flawline.synthesis.ddpm import DDPM, train_ddpm
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from flawline.synthesis.synthesize import write_synthetic
 
 _HOME = {
-    "corrupt": "batch",
     "DDPMConfig": "configs",
     "LatentDiffusionConfig": "configs",
     "CutPaste": "cutpaste",
@@ -74,7 +72,6 @@ __all__ = [
     "Sources",
     "Strokes",
     "Synthesizer",
-    "corrupt",
     "get_synthesizer",
     "perlin_mask",
     "perlin_noise",

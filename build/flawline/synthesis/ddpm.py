@@ -25,10 +25,11 @@ from flawline.errors import DataError, RecipeError
 from flawline.files import write_atomically
 from flawline.synthesis.configs import DDPMConfig
 from flawline.synthesis.ddpm_blend import DDPMBlend
-from flawline.synthesis.ddpm_checkpoint import Checkpoint, identity, save_tensors
+from flawline.synthesis.ddpm_checkpoint import Checkpoint, identity
 from flawline.synthesis.ddpm_data import Crops, Scale
 from flawline.synthesis.plain import Pixels, to_pixels
 from flawline.synthesis.reverse import reverse, visited
+from flawline.training_state import save_tensors
 
 __all__ = ["DDPM", "DDPMBlend", "DDPMConfig", "Progress", "Scale", "train_ddpm"]
 
@@ -109,8 +110,7 @@ class DDPM:
     def save(self, folder: Path) -> None:
         """Write the folder, made when missing."""
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.cpu().contiguous() for name, value in self.network.state_dict().items()}
-        save_tensors(folder / "model.safetensors", weights, {})
+        save_tensors(folder / "model.safetensors", self.network.state_dict(), {})
         content = {"scale": asdict(self.scale), **asdict(self.config)}
         write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n")
 

@@ -10,12 +10,18 @@ from typing import Any, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from flawline.errors import DataError
 from flawline.synthesis.configs import DDPMConfig
 from flawline.synthesis.plain import Pixels
+from flawline.training_state import (
+    fill_module,
+    fill_optimiser,
+    module_tensors,
+    optimiser_tensors,
+    save_tensors,
+)
 
 _TRAINING = (
     "side",
@@ -56,14 +62,9 @@ class Checkpoint:
         """Write all of it, atomically."""
         if self.path is None:
             return
-        tensors = {f"weight/{name}": value for name, value in network.state_dict().items()}
-        tensors |= {f"mean/{name}": value for name, value in mean.state_dict().items()}
-        for number, state in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{number}/{key}": value for key, value in state.items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = module_tensors("weight", network) | module_tensors("mean", mean)
         facts = {"identity": self.identity, "step": step, "seconds": seconds}
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_tensors(self.path, contiguous, {"progress": json.dumps(facts)})
+        save_tensors(self.path, tensors | optimiser_tensors(optimiser), {"progress": json.dumps(facts)})
 
     def load(
         self, network: nn.Module, mean: nn.Module, optimiser: torch.optim.Optimizer
@@ -76,16 +77,9 @@ class Checkpoint:
                 facts = json.loads(file.metadata()["progress"])
                 self._check(facts["identity"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            for part, module in (("weight/", network), ("mean/", mean)):
-                module.load_state_dict(
-                    {k.removeprefix(part): v for k, v in tensors.items() if k.startswith(part)}
-                )
-            states: dict[int, dict[str, Tensor]] = {}
-            for name, value in tensors.items():
-                if name.startswith("optimiser/"):
-                    _, number, key = name.split("/")
-                    states.setdefault(int(number), {})[key] = value
-            optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+            fill_module("weight", network, tensors)
+            fill_module("mean", mean, tensors)
+            fill_optimiser(optimiser, tensors)
             return int(facts["step"]), float(facts["seconds"])
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             msg = f"{self.path} is damaged ({' '.join(str(error).split())[:200]}); remove it and train again"
@@ -101,10 +95,3 @@ class Checkpoint:
                 "give another folder, or remove it to train again"
             )
             raise DataError(msg)
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)

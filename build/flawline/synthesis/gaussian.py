@@ -17,16 +17,13 @@ class GaussianNoise:
     Args:
         min_pixels: fewest pixels of a defect.
         deviation: standard deviation of the noise, of a range of 0 to 1.
-        boxed: see `noise_region`.
 
     """
 
     name = "gaussian"
 
-    def __init__(
-        self, min_pixels: int = MIN_PIXELS, *, deviation: float = _DEVIATION, boxed: bool = False
-    ) -> None:
-        self.min_pixels, self.deviation, self.boxed = min_pixels, deviation, boxed
+    def __init__(self, min_pixels: int = MIN_PIXELS, *, deviation: float = _DEVIATION) -> None:
+        self.min_pixels, self.deviation = min_pixels, deviation
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
@@ -40,7 +37,6 @@ class GaussianNoise:
             rng,
             min_pixels=self.min_pixels,
             frequency=FREQUENCY * unit(picture),
-            boxed=self.boxed,
         )
         if not mask.any():
             return picture, mask

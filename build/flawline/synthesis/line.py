@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from flawline.data.sample import Dataset
 from flawline.errors import RecipeError
+from flawline.files import written_whole
 from flawline.progress import bar
 from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
 from flawline.synthesis.plain import Mask, Pixels
@@ -126,9 +127,8 @@ def _textures(
         textures = model.generate(
             config.pool, seed, pictures, progress=lambda done: shown.update(task, completed=done)
         )
-    unfinished = pool.with_name(f".{pool.name}.tmp")
-    save_file({"pictures": np.stack(textures)}, unfinished)
-    unfinished.replace(pool)
+    with written_whole(pool) as temporary:
+        save_file({"pictures": np.stack(textures)}, temporary)
     return textures
 
 

@@ -158,7 +158,6 @@ def noise_region(
     octaves: int = OCTAVES,
     persistence: float = PERSISTENCE,
     frequency: float = FREQUENCY,
-    boxed: bool = False,
 ) -> Mask:
     """Draw one to four blobs where fractal noise lies above its (1 - q) quantile, q ~ U(0.02, 0.15).
 
@@ -170,7 +169,6 @@ def noise_region(
         octaves: see `fractal_noise`.
         persistence: see `fractal_noise`.
         frequency: see `fractal_noise`.
-        boxed: keep only what lies in a random box, of a quarter to the whole of each side.
 
     Returns:
         BOOL [height, width]; all False when no blob is large enough.
@@ -180,12 +178,6 @@ def noise_region(
         height, width, 1, rng, octaves=octaves, persistence=persistence, frequency=frequency
     )[0]
     mask: Mask = noise > np.quantile(noise, 1 - rng.uniform(*_SHARE))
-    if boxed:
-        sides = [rng.integers(-(-side // 4), side + 1) for side in (height, width)]
-        top, left = (rng.integers(side - part + 1) for side, part in zip((height, width), sides, strict=True))
-        inside = np.zeros_like(mask)
-        inside[top : top + sides[0], left : left + sides[1]] = True
-        mask &= inside
     found = regions(mask)
     large = np.nonzero(found.sizes >= min_pixels)[0]
     count = min(len(large), int(rng.integers(1, _MOST_REGIONS + 1)))
@@ -208,7 +200,6 @@ class SimplexBlend:
         frequency: see `fractal_noise`, at a side of 256.
         strength: lambda, above 0 and at most 1.
         blended: take the blended form.
-        boxed: see `noise_region`.
 
     """
 
@@ -223,11 +214,10 @@ class SimplexBlend:
         frequency: float = FREQUENCY,
         strength: float = STRENGTH,
         blended: bool = False,
-        boxed: bool = False,
     ) -> None:
         self.min_pixels = min_pixels
         self.octaves, self.persistence, self.frequency = octaves, persistence, frequency
-        self.strength, self.blended, self.boxed = strength, blended, boxed
+        self.strength, self.blended = strength, blended
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
@@ -243,7 +233,6 @@ class SimplexBlend:
             octaves=self.octaves,
             persistence=self.persistence,
             frequency=frequency,
-            boxed=self.boxed,
         )
         if not mask.any():
             return picture, mask

@@ -11,7 +11,7 @@ import numpy as np
 
 from flawline.data.sample import Sample
 from flawline.errors import DataError, RecipeError
-from flawline.files import write_atomically
+from flawline.files import write_atomically, written_whole
 from flawline.progress import track
 from flawline.stages.picture import Pixels, decode
 from flawline.synthesis.contact_sheet import contact_sheet
@@ -194,9 +194,8 @@ def _sheet(written: Sequence[Path], masks: Path) -> Pixels:
 def _write_png(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
     """Write a whole file or nothing: its name appears only when the content is complete."""
     _, content = cv2.imencode(".png", pixels)
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(content.tobytes())
-    unfinished.replace(path)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.tobytes())
 
 
 def _json(content: dict[str, Any]) -> str:

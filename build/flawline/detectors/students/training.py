@@ -10,11 +10,17 @@ from typing import ClassVar, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flawline.detectors.students.crops import Crops
 from flawline.errors import ArtefactError, DataError
+from flawline.training_state import (
+    fill_module,
+    fill_optimiser,
+    module_tensors,
+    optimiser_tensors,
+    save_tensors,
+)
 
 CHECKPOINT_SECONDS = 30
 _FREEZE_AT = 0.8
@@ -188,15 +194,10 @@ class _State:
 
     def save(self, path: Path, step: int, spent: float, losses: Sequence[float]) -> None:
         """Write all of it, atomically."""
-        tensors = {f"weight/{name}": value.contiguous() for name, value in self.student.state_dict().items()}
-        for number, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{number}/{key}": value.contiguous() for key, value in state.items()}
+        tensors = module_tensors("weight", self.student) | optimiser_tensors(self.optimiser)
         tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
         progress = json.dumps({"step": step, "seconds": spent})
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.unfinished")
-        save_file(tensors, unfinished, metadata={"identity": self.identity, "progress": progress})
-        unfinished.replace(path)
+        save_tensors(path, tensors, {"identity": self.identity, "progress": progress})
 
     def load(self, path: Path) -> tuple[int, float, list[float]]:
         """Fill student and optimiser; gives steps, seconds and losses so far."""
@@ -214,18 +215,10 @@ class _State:
                 "give another file, or remove this one to train anew"
             )
             raise ArtefactError(msg)
-        self.student.load_state_dict(_below("weight/", tensors))
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in _below("optimiser/", tensors).items():
-            number, key = name.split("/")
-            states.setdefault(int(number), {})[key] = value
-        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": states})
+        fill_module("weight", self.student, tensors)
+        fill_optimiser(self.optimiser, tensors)
         progress = json.loads(metadata["progress"])
         return int(progress["step"]), float(progress["seconds"]), tensors["losses"].tolist()
-
-
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _differing(found: str | None, wanted: str) -> str:
