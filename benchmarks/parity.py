@@ -34,9 +34,10 @@ def main(
     ),
     repository: Annotated[Path, typer.Option(help="Where to publish.")] = Path("out/parity_repository"),
     detectors: Annotated[str, typer.Option(help="Detectors, separated by commas.")] = MEMORY,
+    sets: Annotated[str, typer.Option(help="Data sets, separated by commas.")] = ",".join(STUDENT_RECIPES),
 ) -> None:
-    """Build both sets with each detector, one after the other."""
-    for data, detector in product(STUDENT_RECIPES, detectors.split(",")):
+    """Build each set with each detector, one after the other."""
+    for data, detector in product(sets.split(","), detectors.split(",")):
         line = data if detector == MEMORY else f"{data}_{detector.replace('+', '_')}"
         options = ["--data", f"{data}:{data_root / data}", "--line", line, "--repository", str(repository)]
         if detector != MEMORY:

@@ -168,29 +168,32 @@ def _short(data: str) -> str:
 
 
 def fusion_table(rows: list[dict]) -> str:
-    """One line per rule: mean over the generated lines, best image figure last, and what each line says."""
-    lines = list(dict.fromkeys(row["line"] for row in rows))
+    """One line per rule: mean over the lines, best image figure last, and what each line says."""
+    lines = list(dict.fromkeys((row["line"], row["detector"]) for row in rows))
     table = [
-        "| rule | image AUROC | pixel AUROC | "
-        + " | ".join(line.split(":")[1].split(",")[0] for line in lines)
-        + " |",
+        "| rule | image AUROC | AUPRO | " + " | ".join(_fused_line(*line) for line in lines) + " |",
         "| --- | --- | --- |" + " --- |" * len(lines),
     ]
-    rules = {row["rule"]: [r for r in rows if r["rule"] == row["rule"]] for row in rows}
+    rules = {
+        rule: {(r["line"], r["detector"]): r for r in rows if r["rule"] == rule}
+        for rule in dict.fromkeys(row["rule"] for row in rows)
+    }
     means = {
-        rule: [statistics.fmean(row[figure] for row in found) for figure in ("image_auroc", "pixel_auroc")]
+        rule: [statistics.fmean(row[figure] for row in found.values()) for figure in ("image_auroc", "aupro")]
         for rule, found in rules.items()
     }
     for rule in sorted(rules, key=lambda rule: means[rule]):
         cells = [
-            f"{r['image_auroc']:.3f} / {r['pixel_auroc']:.3f}"
-            for line in lines
-            for r in rules[rule]
-            if r["line"] == line
+            f"{rules[rule][line]['image_auroc']:.3f} / {rules[rule][line]['aupro']:.3f}" for line in lines
         ]
-        image, pixel = means[rule]
-        table.append(f"| {rule} | {image:.3f} | {pixel:.3f} | " + " | ".join(cells) + " |")
+        table.append("| " + " | ".join([rule, *(f"{mean:.3f}" for mean in means[rule]), *cells]) + " |")
     return "\n".join(table)
+
+
+def _fused_line(line: str, detector: str) -> str:
+    """`woven`, or `magnetic_tile, ddpm_ast` for held-out training pictures of a real set."""
+    layout, _, rest = line.partition(":")
+    return rest.split(",")[0] if layout == "surfaces" else f"{layout}, {detector.partition('+')[0]}"
 
 
 def graph_cost_table(rows: list[dict]) -> str:

@@ -18,6 +18,7 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "ddpm_ast": {
         "ddpm_ast.synthesis": "mixed",
         "ddpm_ast.head": True,
+        "ddpm_ast.dropout": 0.3,
         "ddpm_ast.symmetric": False,
         "ddpm_ast.distance": "relative",
         "ddpm.regions": "perlin",
@@ -68,6 +69,7 @@ ABLATIONS: Mapping[str, Ablation] = {
             "no diffusion: other textures in Perlin regions": {"ddpm_ast.synthesis": "perlin"},
             "no Perlin: diffusion textures in rectangles": {**_DIFFUSION, "ddpm.regions": "rectangles"},
             "neither: the mixture of syntheses": {"ddpm_ast.synthesis": "mixed"},
+            "the mixture, no dropout in the head": {"ddpm_ast.dropout": 0.0},
             "full, no segmentation head": {**_DIFFUSION, "ddpm_ast.head": False},
             "full, symmetric student": {**_DIFFUSION, "ddpm_ast.symmetric": True},
             "full, cosine distance as in the paper": {**_DIFFUSION, "ddpm_ast.distance": "cosine"},

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 REAL = ("magnetic_tile", "kolektorsdd")
 """Layouts with a folder of the same name below the data root."""
+HELD_OUT = ROOT / "out" / "held_out"
+"""Where held_out.py writes the smaller data sets that settings are chosen by."""
 SURFACES = ("surfaces:woven", "surfaces:leather,seed=2", "surfaces:ground_steel,seed=4")
 
 

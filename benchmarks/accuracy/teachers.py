@@ -51,7 +51,7 @@ def quick_score(teacher: Teacher, dataset: Dataset, adapted: AdaptConfig) -> dic
     features = PatchFeatures()
     squares = [Square.of(sample.read_image(), SIZE) for sample in dataset.train_normals]
     items = [sample.group for sample in dataset.train_normals]
-    teacher = adapt(teacher, [square.pixels for square in squares], items, adapted, seed=0)
+    teacher, _ = adapt(teacher, [square.pixels for square in squares], items, adapted, seed=0)
     parts = [embed(teacher, features, squares[i : i + 8]) for i in range(0, len(squares), 8)]
     patches = torch.cat(parts).flatten(0, 1)
     chosen = np.random.default_rng(0).choice(len(patches), BANK, replace=False)

@@ -19,24 +19,28 @@ from flawline.detectors.line import Line
 from flawline.detectors.students.fit import STUDENTS
 from flawline.detectors.students.training import Training
 from flawline.errors import DataError, RecipeError
-from flawline.learning import MAX_PICTURES, fit_line_student, line_synthesizer, load_shared_teacher
-from flawline.progress import bar, say, track
+from flawline.learning import (
+    MAX_PICTURES,
+    adapt_teacher,
+    fit_line_student,
+    line_synthesizer,
+    load_shared_teacher,
+)
+from flawline.progress import say, track
 from flawline.recipe import Recipe
-from flawline.stages.fusion import fuse, parts
-from flawline.stages.picture import Pixels
+from flawline.stages.fusion import Evidence, fuse, parts
+from flawline.stages.picture import Geometry, Pixels
 from flawline.stages.postprocess import Verdict, judge
 from flawline.stages.ratio import ImageScore
 from flawline.stages.settings import Fusion, LineSettings
-from flawline.synthesis import get_synthesizer
 from flawline.teachers import Teacher
-from flawline.teachers.adapt import adapt
-from flawline.weighing import MOST, UNSEEN, Observed, choose_weights
+
+Observed = tuple[Evidence, Geometry]
+"""What the parts of a line found on one picture, and where it lies in its square."""
 
 MEMORY = "exdd"
 DETECTORS = (MEMORY, *STUDENTS, *(f"{student}+{MEMORY}" for student in STUDENTS))
 MIN_NORMALS = 10
-MAX_ADAPTED = 1000
-"""More pictures than this add little to an adaptation of some hundred steps, and would fill the memory."""
 SPLIT_FACTOR = 4
 """Normals are split once when this many times the needed number are there; fewer are used by K folds."""
 
@@ -137,9 +141,6 @@ def fit(
     started = time.monotonic()
     normals = dataset.train_normals
     _check_normals(dataset, recipe)
-    if kind and recipe.adapt.steps:
-        msg = "an adapted teacher goes with exdd alone: its student would learn maps that no bank has seen"
-        raise RecipeError(msg)
     teacher, memory_maps, student_maps = load_shared_teacher(
         recipe, student=kind is not None, memory=has_memory
     )
@@ -147,6 +148,7 @@ def fit(
     method, held_out = plan_calibration(normals, recipe, seed, folds=kind is None)
     unseen = set(held_out[0].tolist()) if method == "split" else set()
     kept = [sample for number, sample in enumerate(normals) if number not in unseen]
+    teacher, seconds_before = adapt_teacher(teacher, kept, recipe, seed=seed, checkpoint=checkpoint)
     student, training = None, None
     if kind:
         student, training = fit_line_student(
@@ -154,14 +156,9 @@ def fit(
         )
     facts, memory, positive, trainer, pool = PositiveFacts(0, 0), None, None, None, None
     if has_memory:
-        trainer = ExDDTrainer(
-            _adapted(teacher, kept, recipe, seed),
-            recipe.exdd,
-            size=recipe.size,
-            seed=seed,
-            chosen=memory_maps,
-        )
-        teacher = trainer.teacher
+        if memory_maps is not None and teacher.marks is not None:
+            memory_maps = (*memory_maps, len(teacher.layers))  # banks compare the marks like everything else
+        trainer = ExDDTrainer(teacher, recipe.exdd, size=recipe.size, seed=seed, chosen=memory_maps)
         pool = trainer.normal_pool([s.read_image for s in kept])
         defects, facts = _defects(
             dataset, kept, recipe, seed=seed, device=teacher.mean.device, checkpoint=checkpoint
@@ -176,10 +173,6 @@ def fit(
     else:
         observed = _gather_folds(teacher, trainer, pool, positive, normals, held_out)
     settings = _levelled(_settings(recipe, kind, memory), observed)
-    if kind and has_memory and recipe.fusion_weight is None:
-        apart = [normals[i] for i in held_out[0]]
-        scores, maps = _weights(line, settings, observed, apart, seed)
-        settings = replace(settings, fusion_weight=scores, map_weight=maps)
     fused = [fuse(*each, settings) for each in observed]
     calibration = calibrate(
         np.array([score for _, score in fused], dtype=np.float32),
@@ -192,18 +185,9 @@ def fit(
     final = replace(
         settings, false_alarm=calibration.false_alarm, pixel_threshold=calibration.pixel_threshold
     )
-    seconds = time.monotonic() - started + (training.seconds_before if training else 0)
+    seconds_before += training.seconds_before if training else 0
+    seconds = time.monotonic() - started + seconds_before
     return FittedLine(line, final, calibration, facts, training, len(kept), seconds)
-
-
-def _weights(
-    line: Line, settings: LineSettings, observed: Sequence[Observed], normals: Sequence[Sample], seed: int
-) -> tuple[float, float]:
-    """How much the student counts in scores and maps: by the normals that calibrate and synthetic defects."""
-    chosen = normals[:: -(-len(normals) // MOST)]
-    spoil = get_synthesizer(UNSEEN, sources=lambda rng: chosen[rng.integers(len(chosen))].read_image())
-    pictures = (sample.read_image() for sample in track(chosen, "weighing student and banks"))
-    return choose_weights(line.score, settings, observed, pictures, spoil, seed=seed)
 
 
 def _check_normals(dataset: Dataset, recipe: Recipe) -> None:
@@ -233,30 +217,9 @@ def _settings(recipe: Recipe, kind: str | None, memory: ExDD | None) -> LineSett
         top_share=0.0 if kind is None else recipe.student(kind).top_share,
         discrepancy_sigma=0.0 if kind is None else recipe.student(kind).sigma,
         fusion=Fusion[recipe.fusion.upper()],
-        fusion_weight=0.5 if recipe.fusion_weight is None else recipe.fusion_weight,
-        map_weight=0.5 if recipe.fusion_weight is None else recipe.fusion_weight,
+        fusion_weight=recipe.fusion_weight,
+        map_weight=recipe.map_weight,
     )
-
-
-def _adapted(teacher: Teacher, normals: Sequence[Sample], recipe: Recipe, seed: int) -> Teacher:
-    """Tune the teacher to the line, on at most MAX_ADAPTED of its pictures."""
-    if not recipe.adapt.steps:
-        return teacher
-    order = np.random.default_rng(seed).permutation(len(normals))[:MAX_ADAPTED]
-    chosen = [normals[number] for number in order]
-    squares = [
-        Square.of(sample.read_image(), recipe.size).pixels for sample in track(chosen, "reading normals")
-    ]
-    with bar() as progress:
-        task = progress.add_task("adapting the teacher to the line", total=recipe.adapt.steps)
-        return adapt(
-            teacher,
-            squares,
-            [sample.group for sample in chosen],
-            recipe.adapt,
-            seed=seed,
-            progress=lambda more: progress.advance(task, more),
-        )
 
 
 def plan_calibration(

@@ -1,4 +1,4 @@
-"""Fit the student of a line: read its normals, choose what corrupts them, train, report progress."""
+"""Adapt a line's teacher and fit its student: read normals, choose what corrupts them, train, report progress."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -22,12 +22,15 @@ from flawline.synthesis import Sources, Synthesizer, get_synthesizer
 from flawline.synthesis.ddpm import train_ddpm
 from flawline.synthesis.registry import DDPM, JOIN
 from flawline.teachers import Teacher, default_layers, load_teacher
+from flawline.teachers.adapt import adapt
 
 BATCH = 8
 _STUDENT_QUARTERS = (1, 2)
 """Of the depth: a student compares finer maps than the banks, which see what lies around a patch already."""
 MEASURED = 16
 """Normals on which the variance of the maps is measured."""
+_ADAPTED_BY = {"adapt", "size", "even_exposure"}
+"""Settings of a recipe that make another adapted teacher."""
 MAX_PICTURES = 1000
 """More add little to a training of some thousand steps, and would fill the memory."""
 
@@ -48,7 +51,9 @@ def load_shared_teacher(
             (),
         )
     for_student = recipe.student_layers or default_layers(recipe.teacher, _STUDENT_QUARTERS)
-    for_memory = (recipe.layers or default_layers(recipe.teacher)) if memory else ()
+    # A student alone adapts the teacher that its pair would, so that both learn the same maps.
+    wanted = memory or recipe.adapt.steps > 0
+    for_memory = (recipe.layers or default_layers(recipe.teacher)) if wanted else ()
     layers = tuple(sorted({*for_student, *for_memory}))
     teacher = load_teacher(recipe.teacher, layers=layers, even_exposure=recipe.even_exposure)
     return (
@@ -56,6 +61,51 @@ def load_shared_teacher(
         tuple(layers.index(layer) for layer in for_memory),
         tuple(layers.index(layer) for layer in for_student),
     )
+
+
+def adapt_teacher(
+    teacher: Teacher, normals: Sequence[Sample], recipe: Recipe, *, seed: int, checkpoint: Path | None = None
+) -> tuple[Teacher, float]:
+    """Tune a teacher to the line, if the recipe asks for it, on at most MAX_PICTURES of its pictures.
+
+    Args:
+        teacher: stays as it is.
+        normals: good pictures that the line may learn from.
+        recipe: all settings.
+        seed: of every random choice.
+        checkpoint: folder for the state of tuning; None keeps none.
+
+    Returns:
+        As `flawline.teachers.adapt.adapt`.
+
+    Raises:
+        ArtefactError: as `flawline.teachers.adapt.adapt`.
+
+    """
+    if not recipe.adapt.steps:
+        return teacher, 0.0
+    chosen = [normals[i] for i in np.random.default_rng(seed).permutation(len(normals))[:MAX_PICTURES]]
+    squares = [
+        Square.of(sample.read_image(), recipe.size).pixels for sample in track(chosen, "reading normals")
+    ]
+    with bar() as progress:
+        task = progress.add_task("adapting the teacher to the line", total=1.0)
+        return adapt(
+            teacher,
+            squares,
+            [sample.group for sample in chosen],
+            recipe.adapt,
+            seed=seed,
+            checkpoint=None if checkpoint is None else checkpoint / "teacher.safetensors",
+            identity={
+                "recipe": recipe.model_dump(mode="json", include=_ADAPTED_BY),
+                "layers": teacher.layers,
+                "pictures": fingerprint(squares),
+                "teacher": teacher.fingerprint,
+                "seed": seed,
+            },
+            progress=lambda done: progress.update(task, completed=done),
+        )
 
 
 def fit_line_student(
@@ -144,7 +194,7 @@ def _check_sides(squares: Sequence[Square], size: int) -> None:
 
 def _trained_by(kind: str, synthesis: str) -> set[str]:
     """Settings of a recipe that make another student."""
-    return {kind, "size", "even_exposure", "student_layers", *synthesis.split(JOIN)} & {*Recipe.model_fields}
+    return {kind, *_ADAPTED_BY, "student_layers", *synthesis.split(JOIN)} & {*Recipe.model_fields}
 
 
 def line_synthesizer(

@@ -46,8 +46,7 @@ class Recipe(BaseModel):
             two quarters of the depth.
         sacd, ddpm_ast: settings of those detectors.
         fusion: how the pictures and maps of a pair of detectors become one; see flawline.stages.settings.Fusion.
-        fusion_weight: of the student's share there, 0 to 1; null chooses it for each line, for scores and
-            maps apart; see flawline.weighing.
+        fusion_weight, map_weight: of the student's share there, 0 to 1, for scores and for maps.
 
     """
 
@@ -74,8 +73,9 @@ class Recipe(BaseModel):
     student_layers: tuple[int, ...] | None = None
     sacd: SACDConfig = SACDConfig()
     ddpm_ast: DDPMASTConfig = DDPMASTConfig()
-    fusion: Literal["mean", "product", "max"] = "mean"
-    fusion_weight: float | None = Field(None, ge=0, le=1)
+    fusion: Literal["mean", "product", "max"] = "product"
+    fusion_weight: float = Field(0.25, ge=0, le=1)
+    map_weight: float = Field(0.25, ge=0, le=1)
 
     def student(self, kind: str) -> StudentConfig:
         """Settings of a detector that trains a student, `sacd` or `ddpm_ast`."""

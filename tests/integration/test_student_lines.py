@@ -73,7 +73,7 @@ def test_each_line_has_the_models_and_files_of_its_parts(learnt: Published, serv
 
 def test_the_report_tells_of_student_and_fusion(learnt: Published, tmp_path: Path) -> None:
     for line, student, fusion in (
-        ("pair", "sacd, 4 steps in", "mean with weights "),
+        ("pair", "sacd, 4 steps in", "product with weights "),
         ("alone", "ddpm_ast, 4 steps in", "none: one detector alone"),
     ):
         write_build_report(tmp_path / line, learnt.built[line])

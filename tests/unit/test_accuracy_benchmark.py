@@ -11,14 +11,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "accuracy"))
 import common
+import held_out
 import peer
 import run
 import teachers
 from peer_job import Answer, AnswerFacts, Job, read_answer, read_job, write
 from random_teacher import write_random_teacher
-from tables import accuracy_table
+from tables import accuracy_table, fusion_table
 
 from flawline.data import Dataset, load_dataset
+from flawline.data.splits import write_split
 from flawline.errors import DataError
 from flawline.recipe import Recipe, read_recipe
 from flawline.teachers import load_teacher
@@ -211,3 +213,57 @@ def test_teachers_are_compared_on_generated_lines(
     assert learned["image_auroc"] > random["image_auroc"]
     assert learned["image_auroc"] > 0.9
     assert "builtin (2, 3) even" in capsys.readouterr().out
+
+
+def test_a_held_out_split_has_no_test_picture_and_no_defect_of_an_item_that_teaches(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for sample in dataset.samples:
+        for file in filter(None, (sample.image, sample.mask)):
+            copy = source / file.relative_to(dataset.root)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    normals = len(dataset.train_normals)
+    items = {sample.image: f"item {number // 2}" for number, sample in enumerate(dataset.train_normals)}
+    # One labelled defect lies on the first of the items with good pictures, the others on items of their own.
+    items |= {sample.image: f"item {10 * number}" for number, sample in enumerate(dataset.train_defects)}
+    moved = [
+        replace(
+            sample,
+            image=source / sample.image.relative_to(dataset.root),
+            mask=sample.mask and source / sample.mask.relative_to(dataset.root),
+            group=items.get(sample.image, "test"),
+        )
+        for sample in dataset.samples
+    ]
+    write_split(source, moved)
+    for seed in (0, 1, 2):
+        folder = tmp_path / f"held-{seed}"
+        held_out.write_held_out(f"folder:{source}", seed, folder)
+        again = load_dataset(f"folder:{folder}")
+        assert {sample.group for sample in again.samples} <= {*items.values()}
+        taught = {sample.group for sample in again.train_normals}
+        assert len(taught) == round(held_out.SHARE * normals / 2)
+        assert not again.train_defects
+        assert taught.isdisjoint(sample.group for sample in again.test)
+        defects = sum(sample.is_defect for sample in again.test)
+        assert defects == len(dataset.train_defects) - ("item 0" in taught)
+        for sample in again.test:
+            assert sample.read_mask(*sample.read_image().shape[:2]).any() == sample.is_defect
+
+
+def test_the_table_of_rules_has_a_column_for_each_line_and_the_best_rule_last() -> None:
+    lines = (("surfaces:woven,seed=1", "sacd+exdd"), ("magnetic_tile:out/x", "ddpm_ast+exdd"))
+    rows = [
+        {"line": line, "detector": detector, "rule": rule, "image_auroc": image, "aupro": image / 2}
+        for line, detector in lines
+        for rule, image in (("max", 0.9), ("mean", 0.8))
+    ]
+    assert fusion_table(rows).splitlines() == [
+        "| rule | image AUROC | AUPRO | woven | magnetic_tile, ddpm_ast |",
+        "| --- | --- | --- | --- | --- |",
+        "| mean | 0.800 | 0.400 | 0.800 / 0.400 | 0.800 / 0.400 |",
+        "| max | 0.900 | 0.450 | 0.900 / 0.450 | 0.900 / 0.450 |",
+    ]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from small_lines import write_teacher
 from transformers import Dinov2Backbone, Dinov2Config
 
+from flawline.errors import ArtefactError
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import AdaptConfig, _Crops, adapt
 from flawline.teachers.generator import Dice
@@ -41,13 +42,13 @@ def items(count: int = 6) -> list[str]:
 
 
 def test_no_steps_leave_the_teacher_as_it_is(teacher: Teacher) -> None:
-    assert adapt(teacher, pictures(), items(), AdaptConfig(steps=0), seed=0) is teacher
+    assert adapt(teacher, pictures(), items(), AdaptConfig(steps=0), seed=0) == (teacher, 0.0)
 
 
 def test_same_seed_same_teacher_and_the_original_stays(teacher: Teacher) -> None:
     before = maps(teacher)
     config = AdaptConfig(steps=3, **SMALL)
-    one, same, other = (adapt(teacher, pictures(), items(), config, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (adapt(teacher, pictures(), items(), config, seed=seed)[0] for seed in (1, 1, 2))
     for first, second, third in zip(maps(one), maps(same), maps(other), strict=True):
         assert torch.equal(first, second)
         assert not torch.equal(first, third)
@@ -56,15 +57,41 @@ def test_same_seed_same_teacher_and_the_original_stays(teacher: Teacher) -> None
     assert not any(parameter.requires_grad for parameter in one.parameters())
 
 
+def test_an_interrupted_adaptation_goes_on_to_the_same_teacher(
+    teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flawline.teachers.adapt.CHECKPOINT_SECONDS", 0)
+    config, file = AdaptConfig(steps=4, **SMALL), tmp_path / "state" / "teacher.safetensors"
+    whole, before = adapt(teacher, pictures(), items(), config, seed=0)
+    assert before == 0
+
+    def stop(share: float) -> None:
+        if share > 0.5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        adapt(teacher, pictures(), items(), config, seed=0, checkpoint=file, progress=stop)
+    steps: list[float] = []
+    resumed, before = adapt(
+        teacher, pictures(), items(), config, seed=0, checkpoint=file, progress=steps.append
+    )
+    assert steps == [0.75, 1.0], "it went on after the second step"
+    assert before > 0
+    for one, other in zip(maps(whole), maps(resumed), strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(ArtefactError, match=r"teacher\.safetensors is a checkpoint of another training"):
+        adapt(teacher, pictures(), items(), config, seed=0, checkpoint=file, identity={"seed": 1})
+
+
 def test_adapted_teachers_give_one_more_map_of_marks(teacher: Teacher) -> None:
-    adapted = adapt(teacher, pictures(), items(), AdaptConfig(steps=2, **SMALL), seed=0)
+    adapted = adapt(teacher, pictures(), items(), AdaptConfig(steps=2, **SMALL), seed=0)[0]
     assert adapted.channels == (*teacher.channels, 1)
     *rest, marks = maps(adapted)
     assert [part.shape[1] for part in rest] == list(teacher.channels)
     assert marks.shape == (2, 1, *rest[0].shape[2:])
-    without = adapt(teacher, pictures(), items(), AdaptConfig(steps=2, mark_weight=0, **SMALL), seed=0)
+    without = adapt(teacher, pictures(), items(), AdaptConfig(steps=2, mark_weight=0, **SMALL), seed=0)[0]
     assert without.channels == teacher.channels
-    twice = adapt(teacher, pictures(), items(), AdaptConfig(steps=2, mark_weight=2, **SMALL), seed=0)
+    twice = adapt(teacher, pictures(), items(), AdaptConfig(steps=2, mark_weight=2, **SMALL), seed=0)[0]
     torch.testing.assert_close(maps(twice)[-1], 2 * marks)
 
 
@@ -75,7 +102,7 @@ def test_transformers_single_items_and_small_squares_adapt_too(tmp_path: Path) -
     )
     Dinov2Backbone(config).save_pretrained(tmp_path)
     teacher = load_teacher(f"hf:{tmp_path}")
-    adapted = adapt(teacher, pictures(), ["the only one"] * 6, AdaptConfig(steps=2), seed=0)
+    adapted = adapt(teacher, pictures(), ["the only one"] * 6, AdaptConfig(steps=2), seed=0)[0]
     assert [part.shape[1] for part in maps(adapted)] == [*teacher.channels, 1]
     assert all(part.isfinite().all() for part in maps(adapted))
 
@@ -112,7 +139,7 @@ def test_adaptation_makes_a_blot_stand_out(teacher: Teacher) -> None:
         return float(torch.cdist(marked, bank).amin(dim=1).max() / torch.cdist(clean, bank).amin(dim=1).max())
 
     config = AdaptConfig(steps=40, crop=64, learning_rate=1e-3)
-    after = adapt(teacher, pictures(12, 128), items(12), config, seed=0)
+    after = adapt(teacher, pictures(12, 128), items(12), config, seed=0)[0]
     assert contrast(after) > 1.2 * contrast(teacher)
 
 

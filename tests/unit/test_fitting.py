@@ -77,7 +77,6 @@ def two_regions(line: Dataset, folder: Path, sizes: tuple[int, int] = (30, 20)) 
         ("sacd+ddpm_ast", {}, "cpu", RecipeError, "unknown detector 'sacd.ddpm_ast'; there are: exdd, sacd"),
         ("exdd+exdd", {}, "cpu", RecipeError, "unknown detector"),
         ("sacd", {"sacd": {"synthesis": "magic"}}, "cpu", FlawlineError, "magic"),
-        ("sacd+exdd", {"adapt": {"steps": 1}}, "cpu", RecipeError, "adapted teacher goes with exdd alone"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -281,6 +280,9 @@ def test_a_teacher_that_gives_no_numbers_is_named(line: Dataset, teacher: str, t
         fit("exdd", line, small_recipe(str(tmp_path)), seed=0)
 
 
+ADAPT = {"steps": 2, "crop": 64, "normals": 2, "tested": 2}
+
+
 def test_an_adapted_line_sees_with_its_own_teacher_and_calibrates_on_pictures_it_never_saw(
     line: Dataset, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,12 +291,12 @@ def test_an_adapted_line_sees_with_its_own_teacher_and_calibrates_on_pictures_it
 
     def spy(
         teacher: Teacher, pictures: Sequence[NDArray[np.uint8]], *rest: object, **named: object
-    ) -> Teacher:
+    ) -> tuple[Teacher, float]:
         seen.append(len(pictures))
         return adapt(teacher, pictures, *rest, **named)
 
-    monkeypatch.setattr("flawline.fitting.adapt", spy)
-    small = {"steps": 2, "crop": 64, "normals": 2, "tested": 2}
+    monkeypatch.setattr("flawline.learning.adapt", spy)
+    small = ADAPT
     plain = fit("exdd", line, small_recipe(teacher, false_alarm=0.25), seed=0)
     adapted = fit("exdd", line, small_recipe(teacher, false_alarm=0.25, adapt=small), seed=0)
     assert adapted.calibration.method == "split"
@@ -318,6 +320,24 @@ def test_a_pair_keeps_the_same_normals_from_student_and_banks(line: Dataset, pai
     assert pair.bank_normals + len(pair.calibration.scores) == len(line.train_normals)
     assert pair.training is not None
     assert pair.training.steps == 3
+
+
+def test_a_student_and_its_pair_learn_from_one_adapted_teacher(
+    line: Dataset, teacher: str, tmp_path: Path
+) -> None:
+    recipe = small_recipe(teacher, sacd=QUICK, adapt=ADAPT)
+    alone = fit("sacd", line, recipe, seed=0, checkpoint=tmp_path)
+    both = fit("sacd+exdd", line, recipe, seed=0, checkpoint=tmp_path)
+    weights, others = alone.model.state_dict(), both.model.state_dict()
+    assert any(name.startswith("teacher.marks") for name in weights)
+    assert all(torch.equal(value, others[name]) for name, value in weights.items())
+    assert both.model.memory is not None
+    assert both.model.memory.features.chosen == (1, 2, 3), "the banks compare the marks as well"
+    assert both.training is not None
+    assert both.seconds > both.training.seconds_before > 0, "time of what a checkpoint gave is counted"
+    other = recipe.model_copy(update={"adapt": recipe.adapt.model_copy(update={"steps": 3})})
+    with pytest.raises(ArtefactError, match=r"teacher\.safetensors is a checkpoint of another"):
+        fit("sacd", line, other, seed=0, checkpoint=tmp_path)
 
 
 def test_a_line_with_a_student_keeps_at_most_a_third_for_calibration(line: Dataset, teacher: str) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from flawline.detectors.ddpm_ast.config import DDPMASTConfig
 from flawline.detectors.ddpm_ast.model import focal
@@ -18,10 +18,11 @@ from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.sacd.model import SACD, FeaCali
 from flawline.detectors.students import training
 from flawline.detectors.students.blocks import cosine_distance, covered, summed
-from flawline.detectors.students.crops import Crops
+from flawline.detectors.students.crops import BEYOND, Crops
 from flawline.detectors.students.fit import Chosen, StudentConfig, make_student
 from flawline.detectors.students.training import Training, TrainingConfig, train
 from flawline.errors import ArtefactError, DataError
+from flawline.stages.picture import letterbox
 from flawline.teachers import Teacher, load_teacher
 
 SIZE = 96
@@ -56,7 +57,7 @@ NORMALS = torch.from_numpy(np.stack([grain(number) for number in range(4)]))
 
 
 def crops_of(teacher: Teacher, *, extent: int = SIZE, crop: int = 64, seed: int = 0) -> Crops:
-    pictures = [grain(number) for number in range(6)]
+    pictures = [letterbox(grain(number)[:, :extent], SIZE)[0] for number in range(6)]
     return Crops(pictures, [(SIZE, extent)] * 6, blotch, teacher, crop=crop, seed=seed)
 
 
@@ -138,11 +139,13 @@ def test_distances_and_losses_by_hand() -> None:
     assert float(focal(half, torch.ones(1, 1), 2.0)) == pytest.approx(-np.log(0.5) * 0.25)
 
 
-def test_pairs_differ_only_under_the_mask_and_inside_the_picture(teacher: Teacher) -> None:
+def test_pairs_differ_only_under_the_mask_which_the_filling_mirrors(teacher: Teacher) -> None:
     batch = crops_of(teacher, extent=40).draw(2, 5)
     differs = (batch.clean != batch.corrupted).any(dim=1)
     assert torch.equal(differs, batch.mask > 0)
-    assert not batch.mask[:, :, 40:].any(), "nothing is planted into the filling beside the picture"
+    assert batch.mask.any()
+    for part in (batch.clean, batch.corrupted, batch.mask):
+        assert torch.equal(part[..., 40:], part[..., 16:40].flip(-1)), "filled as the model square is"
     again = crops_of(teacher, extent=40).draw(2, 5)
     assert torch.equal(batch.corrupted, again.corrupted)
     assert not torch.equal(batch.corrupted, crops_of(teacher, extent=40).draw(3, 5).corrupted)
@@ -151,6 +154,17 @@ def test_pairs_differ_only_under_the_mask_and_inside_the_picture(teacher: Teache
     row = int(np.random.default_rng((0, 4)).integers(6, size=1)[0])
     expected = teacher.prepare(torch.from_numpy(grain(row))[None])
     torch.testing.assert_close(whole.draw(4, 1).clean, expected)
+
+
+def test_crops_at_a_border_show_a_little_of_the_filling(teacher: Teacher) -> None:
+    # A picture's right border is where two neighbouring columns are the same: the filling reflects it.
+    clean = crops_of(teacher, extent=SIZE - 32, crop=64).draw(0, 200).clean
+    seams = (clean[..., 1:] == clean[..., :-1]).all(dim=(1, 2))
+    shown = 63 - seams[seams.any(dim=1)].int().argmax(dim=1)
+    assert 20 < len(shown) < 150, "as often at a border as in the middle"
+    assert int(shown.max()) == 64 // BEYOND
+    whole = crops_of(teacher, extent=SIZE, crop=64).draw(0, 200).clean
+    assert not (whole[..., 1:] == whole[..., :-1]).all(dim=(1, 2)).any(), "nothing is filled here"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["sacd", "ddpm_ast"])
@@ -176,6 +190,20 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert not list(file.parent.glob(".*")), "no unfinished file is left"
+
+
+def test_the_head_leaves_channels_out_while_it_learns_and_none_after(teacher: Teacher) -> None:
+    network = make_student(DDPMASTConfig(width=8, dropout=0.5), teacher, (0, 1), NORMALS, seed=0)
+    pixels = teacher.prepare(NORMALS)
+    maps = teacher.maps(pixels)[:2]
+    with torch.no_grad():
+        network.train()
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        assert not torch.equal(network(pixels, maps), network(pixels, maps))
+        network.eval()
+        assert torch.equal(network(pixels, maps), network(pixels, maps))
 
 
 def test_a_finished_training_is_not_repeated(teacher: Teacher, tmp_path: Path) -> None:
@@ -233,6 +261,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(
         lambda: SACDConfig(depth=9),
         lambda: SACDConfig(alpha=-1.0),
         lambda: DDPMASTConfig(min_cover=0.0),
+        lambda: DDPMASTConfig(dropout=1.0),
         lambda: TrainingConfig(crop=65),
         lambda: TrainingConfig(steps=0),
         lambda: TrainingConfig(learning_rate=0.0),

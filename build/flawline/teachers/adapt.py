@@ -7,7 +7,10 @@ is used, and serving changes nothing but the graph.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.generator.irregular import plant
 from flawline.teachers.pretexts import Bank, Marks, Seen
 from flawline.teachers.teacher import Teacher, even_exposure
+from flawline.training_state import CHECKPOINT_SECONDS, TrainingState
 
 
 class AdaptConfig(BaseModel):
@@ -57,8 +61,10 @@ def adapt(
     config: AdaptConfig,
     *,
     seed: int,
-    progress: Callable[[int], None] | None = None,
-) -> Teacher:
+    checkpoint: Path | None = None,
+    identity: Mapping[str, object] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Teacher, float]:
     """Tune a copy of `teacher` on normal pictures.
 
     Args:
@@ -67,29 +73,45 @@ def adapt(
         items: which item each picture shows: those tested are compared with other items.
         config: settings.
         seed: of every random choice.
-        progress: called with 1 after every step.
+        checkpoint: file to keep the state in, every CHECKPOINT_SECONDS and at the end; when it is there already,
+            tuning goes on from it, to the same teacher as in one piece.
+        identity: what the state belongs to, as JSON values.
+        progress: called after every step with the share done, 0 to 1.
 
     Returns:
         A teacher on the same device, whose maps are those of the same layers and, with a `mark_weight`, one of one
-        channel on the finest grid. `teacher` itself when there are no steps.
+        channel on the finest grid; `teacher` itself when there are no steps. And the seconds spent on it before
+        this call.
+
+    Raises:
+        ArtefactError: the checkpoint is damaged, or of another adaptation.
 
     """
     if not config.steps:
-        return teacher
+        return teacher, 0.0
     device = teacher.mean.device
     tuned = copy.deepcopy(teacher)
     tuned.backbone.requires_grad_(requires_grad=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         bank, marks = Bank(tuned.channels).to(device), Marks(tuned.channels).to(device)
-    groups = [
-        {"params": list(tuned.backbone.parameters()), "lr": config.learning_rate},
-        {"params": [*bank.parameters(), *marks.parameters()], "lr": 5 * config.learning_rate},
-    ]
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
+    rates = (config.learning_rate, 5 * config.learning_rate)
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": list(tuned.backbone.parameters())},
+            {"params": [*bank.parameters(), *marks.parameters()]},
+        ],
+        weight_decay=0.01,
+    )
+    state = TrainingState(nn.ModuleList((tuned.backbone, bank, marks)), optimiser, identity or {})
+    step, before, losses = 0, 0.0, list[float]()
+    if checkpoint is not None and checkpoint.exists():
+        step, before, losses = state.load(checkpoint)
+    started = saved = time.monotonic()
     crops = _Crops(pictures, items, teacher, config)
-    for step in range(config.steps):
+    while step < config.steps:
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         normal, tested, irregular = crops.draw(Dice(seed * 1_000_003 + step, device))
         with torch.autocast(device.type, dtype=torch.bfloat16):
             maps = tuned.backbone((torch.cat((normal, tested)) * 255 - tuned.mean) / tuned.std).feature_maps
@@ -101,13 +123,17 @@ def adapt(
         loss.backward()
         nn.utils.clip_grad_norm_(tuned.backbone.parameters(), 5.0)
         optimiser.step()
-        schedule.step()
+        losses.append(float(loss.detach()))
+        step += 1
         if progress is not None:
-            progress(1)
+            progress(step / config.steps)
+        if checkpoint is not None and (step == config.steps or time.monotonic() - saved > CHECKPOINT_SECONDS):
+            state.save(checkpoint, step, before + time.monotonic() - started, losses)
+            saved = time.monotonic()
     tuned.backbone.requires_grad_(requires_grad=False)
     if config.mark_weight:
         tuned.add_marks(marks.heads, config.mark_weight)
-    return tuned
+    return tuned, before
 
 
 class _Crops:

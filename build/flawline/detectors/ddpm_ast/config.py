@@ -15,6 +15,7 @@ class DDPMASTConfig:
         head: score by the segmentation head; without it by the product of the levels' cosine distances.
         head_weight: of the segmentation loss beside the cosine loss.
         gamma: of the focal loss (DeSTSeg: 4).
+        dropout: share of the channels of the agreement that the head does without in a step (DeSTSeg: none).
         width: of the first stage of the student's encoder; each further stage has twice as many channels.
         min_cover: share of a place that a mask covers from which the place counts as defective.
         distance: between teacher and student, `cosine` (paper) or `relative`; see students.blocks.Distance.
@@ -31,6 +32,7 @@ class DDPMASTConfig:
     head: bool = True
     head_weight: float = 1.0
     gamma: float = 4.0
+    dropout: float = 0.3
     width: int = 32
     min_cover: float = 0.2
     distance: Literal["cosine", "relative"] = "relative"
@@ -43,4 +45,7 @@ class DDPMASTConfig:
         """Refuse numbers that mean nothing."""
         if self.head_weight < 0 or self.gamma < 0 or self.width < 8 or not 0 < self.min_cover <= 1:
             msg = "head_weight and gamma must be 0 or more, width at least 8, min_cover above 0 and at most 1"
+            raise ValueError(msg)
+        if not 0 <= self.dropout < 1:
+            msg = "dropout must be 0 or more and below 1"
             raise ValueError(msg)

@@ -67,11 +67,16 @@ class Twin(nn.Module):
 
 
 class Head(nn.Module):
-    """Segmentation head: from the agreement of teacher and student, FP32 [B, sum C_k, h, w], logits [B, h, w]."""
+    """Segmentation head: from the agreement of teacher and student, FP32 [B, sum C_k, h, w], logits [B, h, w].
 
-    def __init__(self, channels: int, width: int) -> None:
+    While it learns, whole channels are left out at random: a head that hangs on few of them tells the synthetic
+    defects well and real ones badly.
+    """
+
+    def __init__(self, channels: int, width: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.Sequential(
+            nn.Dropout2d(dropout),
             convolution(channels, width, kernel=1),
             Residual(width),
             nn.Conv2d(width, width, 3, padding=3, dilation=3, bias=False),
@@ -96,7 +101,7 @@ class DDPMAST(nn.Module):
         self.distance = distance
         self.config = config
         self.student: Student | Twin = Twin(channels) if config.symmetric else Student(channels, config.width)
-        self.head = Head(sum(channels), config.width) if config.head else None
+        self.head = Head(sum(channels), config.width, config.dropout) if config.head else None
 
     def forward(self, pixels: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Discrepancy of a batch (section A5): FP32 [B, h, w] >= 0 on the finest grid.

@@ -14,6 +14,10 @@ Corrupt = Callable[[NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.ui
 """A synthesizer: UINT8 [h, w, 3] to a picture of the same shape and where it differs, BOOL [h, w]."""
 
 
+BEYOND = 4
+"""At most one part in so many of a crop is filling from beside the picture: borders must look as in use."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """B pairs, ready for the teacher: normalised FP32 [B, 3, C, C] twice, and where they differ, FP32 [B, C, C]."""
@@ -40,7 +44,7 @@ class Crops:
 
         Args:
             squares: UINT8 [S, S, 3] each.
-            extents: height and width of the picture within each square; crops lie inside where they can.
+            extents: height and width of the picture within each square; crops reach a little beyond.
             corrupt: makes the anomalies.
             teacher: prepares pixels, on its device.
             crop: side C of the crops; at most S.
@@ -73,17 +77,23 @@ class Crops:
         self, row: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
         size = self.squares[row].shape[0]
+        beyond = self.crop // BEYOND
         top, left = (
             # As often at a border as in the middle: drawn evenly, the outermost pixels would hardly ever be seen.
-            int(np.clip(rng.integers(-(self.crop // 2), inner), 0, max(min(inner, size) - self.crop, 0)))
+            int(
+                np.clip(
+                    rng.integers(-(self.crop // 2), inner), 0, max(min(inner + beyond, size) - self.crop, 0)
+                )
+            )
             for inner in self.extents[row]
         )
         crop = np.ascontiguousarray(self.squares[row][top : top + self.crop, left : left + self.crop])
-        height, width = (min(inner, self.crop) for inner in self.extents[row])
-        mask = np.zeros(crop.shape[:2], dtype=np.bool_)
-        twin = crop.copy()
-        # Anomalies lie on the picture, not on the filling beside it.
-        twin[:height, :width], mask[:height, :width] = self.corrupt(
-            np.ascontiguousarray(crop[:height, :width]), rng
+        height, width = (
+            min(inner - start, self.crop) for inner, start in zip(self.extents[row], (top, left), strict=True)
         )
+        changed, where = self.corrupt(np.ascontiguousarray(crop[:height, :width]), rng)
+        # Filled as the model square is: by reflecting the picture, its anomaly included.
+        missing = ((0, self.crop - height), (0, self.crop - width))
+        twin = np.pad(changed, (*missing, (0, 0)), mode="symmetric")
+        mask = np.pad(where, missing, mode="symmetric")
         return crop, twin, mask

@@ -1,28 +1,20 @@
 """Train a student: steps or a time budget, progress, checkpoints, and going on from one."""
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from flawline.detectors.students.crops import Crops
-from flawline.errors import ArtefactError, DataError
-from flawline.training_state import (
-    fill_module,
-    fill_optimiser,
-    module_tensors,
-    optimiser_tensors,
-    save_tensors,
-)
+from flawline.errors import DataError
+from flawline.training_state import CHECKPOINT_SECONDS, TrainingState
 
-CHECKPOINT_SECONDS = 30
 _FREEZE_AT = 0.8
 """Share of training after which batch normalisation keeps its statistics, as it will in use."""
 
@@ -115,7 +107,7 @@ def train(
     optimiser = torch.optim.AdamW(
         student.parameters(), lr=config.learning_rate, betas=(0.5, 0.999), weight_decay=config.weight_decay
     )
-    state = _State(student, optimiser, {**(identity or {}), "training": asdict(config)})
+    state = TrainingState(student, optimiser, {**(identity or {}), "training": asdict(config)})
     step, spent = 0, 0.0
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
@@ -159,7 +151,8 @@ def _step(
         with torch.no_grad():
             maps = [part.float() for part in teacher(both)]
         clean, corrupted = zip(*(part.chunk(2) for part in maps), strict=True)
-        loss: Tensor = student.loss(batch.corrupted, clean, corrupted, batch.mask)  # type: ignore[operator]
+        with _dice(crops.seed, step, both.device):
+            loss: Tensor = student.loss(batch.corrupted, clean, corrupted, batch.mask)  # type: ignore[operator]
     value = float(loss.detach())
     if not torch.isfinite(loss):
         msg = f"the loss is {value} at step {step}; lower the learning rate in the recipe"
@@ -169,6 +162,14 @@ def _step(
     nn.utils.clip_grad_norm_(student.parameters(), 5.0)
     optimiser.step()
     return value
+
+
+@contextmanager
+def _dice(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """What a student draws at random (dropout) follows from seed and step alone, so that a training can go on."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed * 1_000_003 + step)
+        yield
 
 
 def _freeze_statistics(student: nn.Module) -> None:
@@ -181,49 +182,3 @@ def _tenths(losses: Sequence[float]) -> tuple[float, ...]:
     size = max(1, -(-len(losses) // 10))
     parts = [losses[start : start + size] for start in range(0, len(losses), size)]
     return tuple(round(sum(part) / len(part), 5) for part in parts)
-
-
-class _State:
-    """Weights, optimiser and progress in one safetensors file."""
-
-    def __init__(
-        self, student: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, object]
-    ) -> None:
-        self.student, self.optimiser = student, optimiser
-        self.identity = json.dumps(identity, sort_keys=True)
-
-    def save(self, path: Path, step: int, spent: float, losses: Sequence[float]) -> None:
-        """Write all of it, atomically."""
-        tensors = module_tensors("weight", self.student) | optimiser_tensors(self.optimiser)
-        tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-        progress = json.dumps({"step": step, "seconds": spent})
-        save_tensors(path, tensors, {"identity": self.identity, "progress": progress})
-
-    def load(self, path: Path) -> tuple[int, float, list[float]]:
-        """Fill student and optimiser; gives steps, seconds and losses so far."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            msg = f"{path} is damaged ({error}); remove it to train anew"
-            raise ArtefactError(msg) from error
-        if metadata.get("identity") != self.identity:
-            differing = _differing(metadata.get("identity"), self.identity)
-            msg = (
-                f"{path} is a checkpoint of another training (its {differing} differs); "
-                "give another file, or remove this one to train anew"
-            )
-            raise ArtefactError(msg)
-        fill_module("weight", self.student, tensors)
-        fill_optimiser(self.optimiser, tensors)
-        progress = json.loads(metadata["progress"])
-        return int(progress["step"]), float(progress["seconds"]), tensors["losses"].tolist()
-
-
-def _differing(found: str | None, wanted: str) -> str:
-    """Name the first field in which two identities differ."""
-    if found is None:
-        return "identity"
-    ours, theirs = json.loads(wanted), json.loads(found)
-    return next((key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)), "identity")
