@@ -35,7 +35,7 @@ def weights(model):
 
 
 def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(ddpm_module, "_CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(ddpm_module, "CHECKPOINT_SECONDS", 0)
     whole = train_ddpm(stripes(), SMALL, seed=3)
 
     def stop(done):

@@ -29,11 +29,10 @@ from flawline.synthesis.ddpm_checkpoint import Checkpoint, identity
 from flawline.synthesis.ddpm_data import Crops, Scale
 from flawline.synthesis.plain import Pixels, to_pixels
 from flawline.synthesis.reverse import reverse, visited
-from flawline.training_state import save_tensors
+from flawline.training_state import CHECKPOINT_SECONDS, save_tensors
 
 __all__ = ["DDPM", "DDPMBlend", "DDPMConfig", "Progress", "Scale", "train_ddpm"]
 
-_CHECKPOINT_SECONDS = 30
 _WARM_UP = 50
 
 Progress = Callable[[float], None]
@@ -198,7 +197,7 @@ def train_ddpm(
         _follow(mean, network, min(config.ema, step / (step + 10)))
         if progress is not None:
             progress(_done(step, spent + time.monotonic() - start, config.steps, budget))
-        if time.monotonic() - saved > _CHECKPOINT_SECONDS:
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
             state.save(network, mean, optimiser, step, spent + time.monotonic() - start)
             saved = time.monotonic()
     state.save(network, mean, optimiser, step, spent + time.monotonic() - start)
