@@ -223,7 +223,8 @@ def synthesize(
     count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 32,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     recipe: Annotated[
-        Path | None, typer.Option(help="YAML file with settings of ddpm, latent_diffusion and simplex.")
+        Path | None,
+        typer.Option(help="YAML file with settings of ddpm, latent_diffusion, simplex and strokes."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -253,6 +254,7 @@ def synthesize(
         ddpm=settings.ddpm,
         latent_diffusion=settings.latent_diffusion,
         simplex=settings.simplex,
+        strokes=settings.strokes,
         device=str(pick_device(device)),
         budget=read_duration(budget),
     )

@@ -20,7 +20,8 @@ from flawline.recipe import Recipe
 from flawline.stages.picture import Pixels
 from flawline.synthesis import Sources, Synthesizer, get_synthesizer
 from flawline.synthesis.ddpm import train_ddpm
-from flawline.synthesis.registry import DDPM, JOIN
+from flawline.synthesis.mixed import Mixed
+from flawline.synthesis.registry import DDPM, JOIN, STROKES
 from flawline.teachers import Teacher, default_layers, load_teacher
 from flawline.teachers.adapt import adapt
 
@@ -153,7 +154,15 @@ def fit_line_student(
         device=teacher.mean.device,
         checkpoint=None if checkpoint is None else checkpoint / f"{kind}-ddpm.safetensors",
     )
-    crops = Crops(pictures, extents, corrupt, teacher, crop=config.training.crop, seed=seed)
+    crops = Crops(
+        pictures,
+        extents,
+        corrupt,
+        teacher,
+        crop=config.training.crop,
+        seed=seed,
+        vary=config.training.vary,
+    )
     some = torch.from_numpy(np.stack(pictures[:MEASURED]))
     student = make_student(config, teacher, chosen, some, seed=seed)
     with bar() as progress:
@@ -194,7 +203,9 @@ def _check_sides(squares: Sequence[Square], size: int) -> None:
 
 def _trained_by(kind: str, synthesis: str) -> set[str]:
     """Settings of a recipe that make another student."""
-    return {kind, *_ADAPTED_BY, "student_layers", *synthesis.split(JOIN)} & {*Recipe.model_fields}
+    methods = set(synthesis.split(JOIN))
+    methods |= {STROKES} if Mixed.name in methods else set()
+    return {kind, *_ADAPTED_BY, "student_layers", *methods} & {*Recipe.model_fields}
 
 
 def line_synthesizer(
@@ -249,6 +260,7 @@ def line_synthesizer(
         ddpm=recipe.ddpm,
         latent_diffusion=recipe.latent_diffusion,
         simplex=recipe.simplex,
+        strokes=recipe.strokes,
     )
 
 

@@ -12,7 +12,7 @@ from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.students.fit import StudentConfig
 from flawline.errors import RecipeError
 from flawline.stages.picture import SIZES
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
 from flawline.teachers.adapt import AdaptConfig
 
 PositiveSource = Literal["auto", "labelled", "synthetic", "none"]
@@ -37,6 +37,7 @@ class Recipe(BaseModel):
         synthesis: method that makes synthetic defects.
         synthetic_count: how many of them.
         simplex: settings of that method of synthesis.
+        strokes: settings of that method of synthesis, alone and within `mixed`.
         ddpm: settings of that method of synthesis.
         latent_diffusion: settings of that method of synthesis.
         parity_pictures: at most this many pictures are compared between eager and served, evenly spread over
@@ -67,6 +68,7 @@ class Recipe(BaseModel):
     synthetic_count: int = Field(100, ge=1)
     parity_pictures: int = Field(1000, ge=2)
     simplex: SimplexConfig = SimplexConfig()
+    strokes: StrokesConfig = StrokesConfig()
     ddpm: DDPMConfig = DDPMConfig()
     latent_diffusion: LatentDiffusionConfig = LatentDiffusionConfig()
     exdd: ExDDConfig = ExDDConfig()

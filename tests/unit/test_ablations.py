@@ -255,6 +255,9 @@ def test_simplex_settings_reach_the_noise() -> None:
         ("simplex: {frequency: 0.5}", "frequency: give at least 1"),
         ("simplex: {lambda: 1}", "simplex.lambda"),
         ("ddpm: {regions: circles}", "ddpm.*regions"),
+        ("strokes: {crack: -1}", "strokes: give shares of 0 or more"),
+        ("strokes: {crack: 0, scratch: 0, pits: 0, stain: 0}", "one above 0"),
+        ("strokes: {hole: 1}", "strokes.hole"),
     ],
 )
 def test_settings_out_of_range_name_themselves(tmp_path: Path, line: str, words: str) -> None:

@@ -387,3 +387,12 @@ def test_a_checkpoint_of_another_recipe_is_refused(line: Dataset, teacher: str, 
         fit("sacd", line, small_recipe(teacher, sacd={**QUICK, "alpha": 0.3}), seed=0, checkpoint=tmp_path)
     with pytest.raises(ArtefactError, match=r"its seed differs|its pictures differs"):
         fit("sacd", line, small_recipe(teacher, sacd=QUICK), seed=1, checkpoint=tmp_path)
+
+
+def test_a_checkpoint_of_other_strokes_within_the_mixture_is_refused(
+    line: Dataset, teacher: str, tmp_path: Path
+) -> None:
+    mixed = {**QUICK, "synthesis": "mixed"}
+    fit("sacd", line, small_recipe(teacher, sacd=mixed), seed=0, checkpoint=tmp_path)
+    with pytest.raises(ArtefactError, match="its recipe differs"):
+        fit("sacd", line, small_recipe(teacher, sacd=mixed, strokes={"pits": 0}), seed=0, checkpoint=tmp_path)

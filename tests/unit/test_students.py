@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawline.detectors.ddpm_ast.config import DDPMASTConfig
-from flawline.detectors.ddpm_ast.model import focal
+from flawline.detectors.ddpm_ast.model import FarHead, Head, focal
 from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.sacd.model import SACD, FeaCali
 from flawline.detectors.students import training
@@ -28,6 +28,7 @@ from flawline.teachers import Teacher, load_teacher
 SIZE = 96
 QUICK = TrainingConfig(steps=6, pairs=2, crop=64)
 CONFIGS: tuple[StudentConfig, ...] = (SACDConfig(), DDPMASTConfig(width=8))
+FAR = DDPMASTConfig(width=8, far=True)
 COSINE: tuple[StudentConfig, ...] = (SACDConfig(distance="cosine"), DDPMASTConfig(width=8, distance="cosine"))
 
 
@@ -72,7 +73,9 @@ def fitted(
     return student, done
 
 
-@pytest.mark.parametrize("config", [*CONFIGS, COSINE[0]], ids=["sacd", "ddpm_ast", "sacd-cosine"])
+@pytest.mark.parametrize(
+    "config", [*CONFIGS, COSINE[0], FAR], ids=["sacd", "ddpm_ast", "sacd-cosine", "ddpm_ast-far"]
+)
 def test_a_trained_student_disagrees_where_the_defect_is(teacher: Teacher, config: StudentConfig) -> None:
     student, done = fitted(teacher, config, TrainingConfig(steps=60, pairs=4, crop=64))
     assert done.losses[-1] < 0.6 * done.losses[0]
@@ -88,7 +91,7 @@ def test_a_trained_student_disagrees_where_the_defect_is(teacher: Teacher, confi
 
 
 @pytest.mark.parametrize(
-    "config", [*CONFIGS, *COSINE, DDPMASTConfig(head=False), DDPMASTConfig(symmetric=True)]
+    "config", [*CONFIGS, *COSINE, FAR, DDPMASTConfig(head=False), DDPMASTConfig(symmetric=True)]
 )
 def test_maps_of_one_stride_are_taken_as_well(config: StudentConfig) -> None:
     """A vision transformer's stages all have the same grid."""
@@ -204,6 +207,18 @@ def test_the_head_leaves_channels_out_while_it_learns_and_none_after(teacher: Te
         assert not torch.equal(network(pixels, maps), network(pixels, maps))
         network.eval()
         assert torch.equal(network(pixels, maps), network(pixels, maps))
+
+
+def test_the_far_head_sees_further_along_a_defect() -> None:
+    def reach(head: nn.Module) -> int:
+        """Places right of the middle that have a say in it."""
+        agreement = torch.randn(1, 6, 65, 65, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        head.eval()(agreement)[0, 32, 32].backward()
+        assert agreement.grad is not None
+        return int(agreement.grad.abs().sum(dim=(0, 1, 2)).nonzero().max()) - 32
+
+    assert reach(Head(6, 8, 0.3)) == 5
+    assert reach(FarHead(6, 8, 0.3)) > 15
 
 
 def test_a_finished_training_is_not_repeated(teacher: Teacher, tmp_path: Path) -> None:

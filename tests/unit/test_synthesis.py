@@ -24,6 +24,7 @@ from flawline.synthesis import (
     perlin_noise,
     write_synthetic,
 )
+from flawline.synthesis.configs import StrokesConfig
 from flawline.synthesis.cutpaste import paste, patch_size, scar_size
 from flawline.synthesis.registry import READY
 from flawline.synthesis.visibility import texture_deviation, visibility
@@ -238,6 +239,25 @@ def test_strokes_grow_with_the_picture_so_that_resizing_keeps_them():
     small = [Strokes()(surface(128, 256), np.random.default_rng(seed))[1].mean() for seed in range(60)]
     large = [Strokes()(surface(512, 1024), np.random.default_rng(seed))[1].mean() for seed in range(60)]
     assert np.median(large) == pytest.approx(np.median(small), rel=0.5)
+
+
+def test_strokes_draw_only_the_shapes_that_the_line_has():
+    picture = surface()
+    pits = get_synthesizer("strokes", strokes=StrokesConfig(crack=0, scratch=0, pits=1, stain=0))
+    cracks = get_synthesizer("strokes", strokes=StrokesConfig(crack=2, scratch=0, pits=0, stain=0))
+    reach = {
+        made: np.median(
+            [
+                max(np.ptp(np.nonzero(made(picture, np.random.default_rng(seed))[1]), axis=1))
+                for seed in range(40)
+            ]
+        )
+        for made in (pits, cracks)
+    }
+    assert reach[cracks] > 2 * reach[pits]
+    mixed = get_synthesizer("mixed", strokes=StrokesConfig(crack=0, scratch=0, pits=1, stain=0))
+    assert mixed.synthesizers[0].shares.tolist() == [0, 0, 1, 0]
+    assert Strokes().shares == pytest.approx([0.4, 0.2, 0.25, 0.15])
 
 
 def test_mixed_uses_its_parts_by_weight():

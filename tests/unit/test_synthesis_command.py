@@ -29,3 +29,10 @@ def test_the_command_takes_the_method_and_its_settings_from_the_recipe(tmp_path)
     done = CliRunner().invoke(app, [*arguments, "--method", "simplex", "--out", str(tmp_path / "noise")])
     assert done.exit_code == 0, done.exception
     assert len(list((tmp_path / "noise" / "defect_simplex").glob("*.png"))) == 2
+    recipe.write_text("strokes: {crack: 1, scratch: 0, pits: 0, stain: 0}\n")
+    drawn = [*arguments, "--method", "strokes", "--out", str(tmp_path / "cracks")]
+    assert CliRunner().invoke(app, [*drawn, "--recipe", str(recipe)]).exit_code == 0
+    assert json.loads((tmp_path / "cracks" / "synthetic.json").read_text())["settings"]["pits"] == 0
+    other = CliRunner().invoke(app, drawn)
+    assert other.exit_code != 0
+    assert "of another crack (1.0, now 0.4)" in str(other.exception)

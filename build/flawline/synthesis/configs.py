@@ -1,10 +1,11 @@
-"""Settings of the methods that have some: simplex noise, and those that train or load a diffusion model.
+"""Settings of the methods that have some: simplex noise, strokes, and those that train or load a diffusion model.
 
 Plain dataclasses, because training must also run where pydantic is not installed; inside a recipe pydantic checks
 their types, and turns what `__post_init__` refuses into an error that names the field.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar, Literal
 
 from flawline.synthesis.simplex import FREQUENCY, OCTAVES, PERSISTENCE, STRENGTH
@@ -52,6 +53,30 @@ class SimplexConfig:
             (self.frequency >= 1, "frequency: give at least 1"),
             (0 < self.strength <= 1, "strength: give more than 0, at most 1"),
         )
+
+
+@dataclass(frozen=True)
+class StrokesConfig:
+    """How often each shape of `strokes` is drawn, as shares of their sum.
+
+    Whoever knows what the defects of a line look like can say so here: a student that learns nothing but cracks
+    does not call a blotch defective.
+
+    Raises:
+        ValueError: a negative share, or none above 0.
+
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    crack: float = 0.4
+    scratch: float = 0.2
+    pits: float = 0.25
+    stain: float = 0.15
+
+    def __post_init__(self) -> None:
+        shares = (self.crack, self.scratch, self.pits, self.stain)
+        _check((min(shares) >= 0 and 0 < sum(shares) < inf, "strokes: give shares of 0 or more, one above 0"))
 
 
 @dataclass(frozen=True)

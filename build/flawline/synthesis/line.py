@@ -14,9 +14,10 @@ from flawline.data.sample import Dataset
 from flawline.errors import RecipeError
 from flawline.files import written_whole
 from flawline.progress import bar
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
+from flawline.synthesis.mixed import Mixed
 from flawline.synthesis.plain import Mask, Pixels
-from flawline.synthesis.registry import DDPM, LATENT_DIFFUSION, SIMPLEX, get_synthesizer
+from flawline.synthesis.registry import DDPM, LATENT_DIFFUSION, SIMPLEX, STROKES, get_synthesizer
 from flawline.synthesis.synthesize import check_request, claim, write_synthetic
 
 
@@ -30,6 +31,7 @@ def synthesize_line(
     ddpm: DDPMConfig | None = None,
     latent_diffusion: LatentDiffusionConfig | None = None,
     simplex: SimplexConfig | None = None,
+    strokes: StrokesConfig | None = None,
     device: str = "cpu",
     budget: float | None = None,
 ) -> Path:
@@ -47,6 +49,7 @@ def synthesize_line(
         ddpm: settings of that method.
         latent_diffusion: settings of that method.
         simplex: settings of that method.
+        strokes: settings of that method, alone and within `mixed`.
         device: cpu or cuda, for both.
         budget: seconds for training, for `ddpm` only.
 
@@ -87,6 +90,15 @@ def synthesize_line(
         noise = simplex or SimplexConfig()
         synthesizer = get_synthesizer(method, simplex=noise)
         return write_synthetic(samples, synthesizer, count, out, seed, asdict(noise))
+    if method in (STROKES, Mixed.name):
+        check_request(samples, count, seed)
+        drawn = strokes or StrokesConfig()
+
+        def any_sample(rng: np.random.Generator) -> Pixels:
+            return samples[rng.integers(len(samples))].read_image()
+
+        synthesizer = get_synthesizer(method, any_sample, strokes=drawn)
+        return write_synthetic(samples, synthesizer, count, out, seed, asdict(drawn))
     return write_synthetic(samples, method, count, out, seed)
 
 

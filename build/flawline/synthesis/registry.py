@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from flawline.errors import RecipeError
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig
+from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
 from flawline.synthesis.mixed import Mixed
 from flawline.synthesis.plain import MIN_PIXELS, Mask, Pixels, Sources, Synthesizer
 
@@ -23,10 +23,10 @@ def _perlin(sources: Sources, min_pixels: int) -> Synthesizer:
     return PerlinBlend(sources, min_pixels)
 
 
-def _strokes(_sources: Sources, min_pixels: int) -> Synthesizer:
+def _strokes(_sources: Sources, min_pixels: int, config: StrokesConfig | None = None) -> Synthesizer:
     from flawline.synthesis.strokes import Strokes
 
-    return Strokes(min_pixels)
+    return Strokes(min_pixels, config)
 
 
 def _gaussian(_sources: Sources, min_pixels: int) -> Synthesizer:
@@ -55,7 +55,7 @@ _SINGLE: dict[str, Callable[[Sources, int], Synthesizer]] = {
     "simplex": _simplex,
     "planted": _planted,
 }
-SIMPLEX, DDPM, LATENT_DIFFUSION = "simplex", "ddpm", "latent_diffusion"
+SIMPLEX, STROKES, DDPM, LATENT_DIFFUSION = "simplex", "strokes", "ddpm", "latent_diffusion"
 
 JOIN = "+"
 """`ddpm+mixed` draws each defect by one of both."""
@@ -80,6 +80,7 @@ def get_synthesizer(
     latent_diffusion: LatentDiffusionConfig | None = None,
     masks: Sequence[Mask] = (),
     simplex: SimplexConfig | None = None,
+    strokes: StrokesConfig | None = None,
 ) -> Synthesizer:
     """Make a synthesizer.
 
@@ -93,6 +94,7 @@ def get_synthesizer(
         latent_diffusion: settings of that method; by default, its own.
         masks: for `latent_diffusion`, BOOL [h, w] each, of labelled defects.
         simplex: settings of that method; by default, its own.
+        strokes: settings of that method, alone and within `mixed`; by default, its own.
 
     Raises:
         RecipeError: an unknown name, a `min_pixels` below 1, weights that cannot be used, `ddpm` without
@@ -106,6 +108,8 @@ def get_synthesizer(
     def single(method: str) -> Synthesizer:
         if method == SIMPLEX:
             return _simplex(sources, min_pixels, simplex)
+        if method == STROKES:
+            return _strokes(sources, min_pixels, strokes)
         if method == DDPM:
             return _with_textures(textures, min_pixels, ddpm or DDPMConfig())
         if method == LATENT_DIFFUSION:

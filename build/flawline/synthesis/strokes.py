@@ -8,6 +8,7 @@ import numpy as np
 
 from flawline.stages.picture import Pixels
 from flawline.synthesis.base import until_visible
+from flawline.synthesis.configs import StrokesConfig
 from flawline.synthesis.plain import MIN_PIXELS, Mask, compose, is_grey, to_pixels, unit
 from flawline.synthesis.shapes import Canvas, Coverage, crack, pits, scratch, stain
 from flawline.synthesis.visibility import bounding_box, neighbourhood, texture_deviation
@@ -15,21 +16,21 @@ from flawline.synthesis.visibility import bounding_box, neighbourhood, texture_d
 
 @dataclass(frozen=True)
 class _Kind:
-    """How often a shape is drawn and how it is toned; ranges are drawn from uniformly."""
+    """How a shape is drawn and toned; ranges are drawn from uniformly."""
 
     draw: Callable[[Canvas, np.random.Generator], Coverage]
-    share: float
     contrast: tuple[float, float]  # change of tone in deviations of the texture, on a log scale
     cover: tuple[float, float]  # how much of the texture beneath it hides, 0..1
     dark: float  # chance of being darker than the surface
 
 
-_KINDS = (
-    _Kind(crack, share=0.4, contrast=(2.5, 9), cover=(0.3, 0.9), dark=0.85),
-    _Kind(scratch, share=0.2, contrast=(2.5, 8), cover=(0.2, 0.8), dark=0.5),
-    _Kind(pits, share=0.25, contrast=(2.5, 9), cover=(0.4, 0.95), dark=0.85),
-    _Kind(stain, share=0.15, contrast=(1, 4), cover=(0, 0.4), dark=0.6),
-)
+_KINDS = {
+    "crack": _Kind(crack, contrast=(2.5, 9), cover=(0.3, 0.9), dark=0.85),
+    "scratch": _Kind(scratch, contrast=(2.5, 8), cover=(0.2, 0.8), dark=0.5),
+    "pits": _Kind(pits, contrast=(2.5, 9), cover=(0.4, 0.95), dark=0.85),
+    "stain": _Kind(stain, contrast=(1, 4), cover=(0, 0.4), dark=0.6),
+}
+"""By the name that StrokesConfig gives their shares."""
 
 
 class Strokes:
@@ -41,15 +42,17 @@ class Strokes:
 
     name = "strokes"
 
-    def __init__(self, min_pixels: int = MIN_PIXELS) -> None:
+    def __init__(self, min_pixels: int = MIN_PIXELS, config: StrokesConfig | None = None) -> None:
         self.min_pixels = min_pixels
+        shares = np.array([getattr(config or StrokesConfig(), name) for name in _KINDS])
+        self.kinds, self.shares = tuple(_KINDS.values()), shares / shares.sum()
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
         return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-        kind = _KINDS[rng.choice(len(_KINDS), p=[kind.share for kind in _KINDS])]
+        kind = self.kinds[rng.choice(len(self.kinds), p=self.shares)]
         canvas = Canvas(picture.shape[0], picture.shape[1], unit(picture))
         coverage = kind.draw(canvas, rng)
         mask = coverage > 0

@@ -13,6 +13,7 @@ class DDPMASTConfig:
     Attributes:
         symmetric: give the student the teacher's own layout (for the ablation), not an encoder and a decoder.
         head: score by the segmentation head; without it by the product of the levels' cosine distances.
+        far: let the head look further, along a defect (DeSTSeg's looks far too, by ASPP).
         head_weight: of the segmentation loss beside the cosine loss.
         gamma: of the focal loss (DeSTSeg: 4).
         dropout: share of the channels of the agreement that the head does without in a step (DeSTSeg: none).
@@ -30,6 +31,7 @@ class DDPMASTConfig:
 
     symmetric: bool = False
     head: bool = True
+    far: bool = False
     head_weight: float = 1.0
     gamma: float = 4.0
     dropout: float = 0.3

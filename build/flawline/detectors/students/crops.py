@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flawline.detectors.students.variation import VariationConfig, lit, outline, window, zoomed
 from flawline.teachers.teacher import Teacher, exposure
 
 Corrupt = Callable[[NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
@@ -39,6 +40,7 @@ class Crops:
         *,
         crop: int,
         seed: int,
+        vary: VariationConfig | None = None,
     ) -> None:
         """Take normal pictures in their squares.
 
@@ -49,11 +51,13 @@ class Crops:
             teacher: prepares pixels, on its device.
             crop: side C of the crops; at most S.
             seed: of every random choice.
+            vary: how the pictures are varied; by default not at all.
 
         """
         self.squares, self.extents, self.corrupt, self.teacher = squares, extents, corrupt, teacher
         self.crop = min(crop, squares[0].shape[0])
         self.seed = seed
+        self.vary = vary or VariationConfig()
         measured = [exposure(torch.from_numpy(each).permute(2, 0, 1)[None].float()) for each in squares]
         self.means = torch.cat([mean for mean, _ in measured])
         self.deviations = torch.cat([deviation for _, deviation in measured])
@@ -76,24 +80,21 @@ class Crops:
     def _pair(
         self, row: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
-        size = self.squares[row].shape[0]
-        beyond = self.crop // BEYOND
+        square, (height, width) = self.squares[row], self.extents[row]
+        picture = outline(square[:height, :width], self.vary, rng)
+        side = window(self.crop, self.vary, rng)
+        beyond = side // BEYOND
         top, left = (
             # As often at a border as in the middle: drawn evenly, the outermost pixels would hardly ever be seen.
             int(
-                np.clip(
-                    rng.integers(-(self.crop // 2), inner), 0, max(min(inner + beyond, size) - self.crop, 0)
-                )
+                np.clip(rng.integers(-(side // 2), inner), 0, max(min(inner + beyond, len(square)) - side, 0))
             )
-            for inner in self.extents[row]
+            for inner in picture.shape[:2]
         )
-        crop = np.ascontiguousarray(self.squares[row][top : top + self.crop, left : left + self.crop])
-        height, width = (
-            min(inner - start, self.crop) for inner, start in zip(self.extents[row], (top, left), strict=True)
-        )
-        changed, where = self.corrupt(np.ascontiguousarray(crop[:height, :width]), rng)
+        part = zoomed(picture[top : top + side, left : left + side], self.crop / side)
+        clean = np.ascontiguousarray(lit(part, self.vary, rng))
+        changed, where = self.corrupt(clean, rng)
         # Filled as the model square is: by reflecting the picture, its anomaly included.
-        missing = ((0, self.crop - height), (0, self.crop - width))
-        twin = np.pad(changed, (*missing, (0, 0)), mode="symmetric")
-        mask = np.pad(where, missing, mode="symmetric")
-        return crop, twin, mask
+        missing = tuple((0, self.crop - each) for each in clean.shape[:2])
+        crop, twin = (np.pad(each, (*missing, (0, 0)), mode="symmetric") for each in (clean, changed))
+        return crop, twin, np.pad(where, missing, mode="symmetric")

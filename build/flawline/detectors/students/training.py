@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.detectors.students.crops import Crops
+from flawline.detectors.students.variation import VariationConfig
 from flawline.errors import DataError
 from flawline.training_state import CHECKPOINT_SECONDS, TrainingState
 
@@ -29,6 +30,7 @@ class TrainingConfig:
         crop: side in pixels of the crops, a multiple of 32; at most the whole square.
         learning_rate: at the start; it falls to a hundredth along a cosine.
         weight_decay: of AdamW.
+        vary: how good pictures are varied before crops are cut out of them.
 
     """
 
@@ -39,6 +41,7 @@ class TrainingConfig:
     crop: int = 128
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
+    vary: VariationConfig = field(default_factory=VariationConfig)
 
     def __post_init__(self) -> None:
         """Refuse numbers that mean nothing."""
