@@ -16,6 +16,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from flawline.detectors.ddpm_ast.config import DDPMASTConfig
 from flawline.detectors.exdd.model import ExDD, MemoryBank
 from flawline.detectors.line import Line
 from flawline.detectors.students.fit import STUDENTS, make_student
@@ -31,6 +32,7 @@ from flawline.teachers import PatchFeatures, Teacher
 
 RESULTS = Path(__file__).parent / "results" / "graph_cost.json"
 TEACHER = "teacher alone"
+FAR = ", head that looks far"
 SIZE = 256
 
 
@@ -59,11 +61,11 @@ class Parts(nn.Module):
         return [part for part in self.line(pictures) if part is not None]
 
 
-def untrained(detector: str) -> Line:
-    """A line of the default recipe that has learned nothing."""
+def untrained(detector: str, recipe: Recipe) -> Line:
+    """A line of a recipe that has learned nothing."""
     kind, has_memory = parse_detector(detector)
     teacher, memory_maps, student_maps = load_shared_teacher(
-        Recipe(), student=kind is not None, memory=has_memory
+        recipe, student=kind is not None, memory=has_memory
     )
     normals = torch.randint(0, 255, (8, SIZE, SIZE, 3), dtype=torch.uint8)
     memory, student = None, None
@@ -72,7 +74,7 @@ def untrained(detector: str) -> Line:
         features = PatchFeatures(chosen=memory_maps)
         memory = ExDD(features, bank, None, image_score=ImageScore.MAP_PEAK, positive_weight=0.0)
     if kind in STUDENTS:
-        made = make_student(Recipe().student(kind), teacher, student_maps, normals, seed=0).eval()
+        made = make_student(recipe.student(kind), teacher, student_maps, normals, seed=0).eval()
 
         def maps_of(pixels: Tensor) -> list[Tensor]:
             maps = teacher.maps(pixels)
@@ -107,7 +109,13 @@ def main(
     """Time every graph in turns and keep a row each."""
     threads = len(os.sched_getaffinity(0))
     modules = {TEACHER: Bare(load_shared_teacher(Recipe(), student=False, memory=True)[0]).eval()}
-    modules |= {detector: Parts(untrained(detector)).eval() for detector in DETECTORS}
+    modules |= {detector: Parts(untrained(detector, Recipe())).eval() for detector in DETECTORS}
+    far = Recipe(ddpm_ast=DDPMASTConfig(far=True))
+    modules |= {
+        detector + FAR: Parts(untrained(detector, far)).eval()
+        for detector in DETECTORS
+        if "ddpm_ast" in detector
+    }
     picture = np.random.default_rng(0).integers(0, 255, (1, SIZE, SIZE, 3), dtype=np.uint8)
     times: dict[str, list[float]] = {name: [] for name in modules}
     with tempfile.TemporaryDirectory(prefix="flawline-cost-") as scratch, torch.inference_mode():
@@ -138,7 +146,7 @@ def main(
     merge_rows(json_file, rows, ("name", "threads"))
     for row in rows:
         print(
-            f"{row['name']:14s} {row['ms']:7.2f} ms  {row['ratio_to_teacher']:.2f} x  {row['parameters']:,}"
+            f"{row['name']:35s} {row['ms']:7.2f} ms  {row['ratio_to_teacher']:.2f} x  {row['parameters']:,}"
         )
 
 

@@ -25,7 +25,7 @@ from flawline.repository.publish import live_version
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "parity.json"
-STUDENT_RECIPES = {"magnetic_tile": "synthetic", "kolektorsdd": "fine"}
+STUDENT_RECIPES = {"magnetic_tile": "synthetic", "kolektorsdd": "cracks"}
 
 
 def main(

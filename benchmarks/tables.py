@@ -167,8 +167,12 @@ def _short(data: str) -> str:
     return layout if layout == rest else data
 
 
-def fusion_table(rows: list[dict]) -> str:
-    """One line per rule: mean over the lines, best image figure last, and what each line says."""
+def fusion_table(recipe: str | None, rows: list[dict]) -> str:
+    """One line per rule: mean over the lines, best image figure last, and what each line says.
+
+    `recipe` is that of the rows; None takes those of no recipe, whose options stand in their commands.
+    """
+    rows = [row for row in rows if row.get("recipe") == recipe]
     lines = list(dict.fromkeys((row["line"], row["detector"]) for row in rows))
     table = [
         "| rule | image AUROC | AUPRO | " + " | ".join(_fused_line(*line) for line in lines) + " |",
@@ -191,9 +195,11 @@ def fusion_table(rows: list[dict]) -> str:
 
 
 def _fused_line(line: str, detector: str) -> str:
-    """`woven`, or `magnetic_tile, ddpm_ast` for held-out training pictures of a real set."""
+    """`woven`, or `magnetic_tile-0, ddpm_ast` for the first draw of held-out pictures of a real set."""
     layout, _, rest = line.partition(":")
-    return rest.split(",")[0] if layout == "surfaces" else f"{layout}, {detector.partition('+')[0]}"
+    if layout == "surfaces":
+        return rest.split(",")[0]
+    return f"{rest.rpartition('/')[2]}, {detector.partition('+')[0]}"
 
 
 def graph_cost_table(rows: list[dict]) -> str:
@@ -215,7 +221,8 @@ TABLES = {
     },
     Path(__file__).parent / "accuracy" / "teachers.md": {"teachers": teachers_table},
     Path(__file__).parent / "accuracy" / "ablations.md": {
-        "fusion": fusion_table,
+        "fusion": partial(fusion_table, None),
+        "fusion_cracks": partial(fusion_table, "cracks"),
         **{name: partial(ablation_table, name) for name in ABLATIONS},
     },
 }
@@ -225,7 +232,7 @@ TABLES = {
 def render(text: str, tables: dict[str, Callable[[list[dict]], str]]) -> str:
     """A document with the text between each pair of table marks replaced."""
     for name, make in tables.items():
-        source = "ablations" if name in ABLATIONS else name
+        source = "ablations" if name in ABLATIONS else name.removesuffix("_cracks")
         rows = json.loads((RESULTS / f"{source}.json").read_text())
         before, rest = text.split(f"<!-- table {name} -->\n", 1)
         _, after = rest.split("<!-- end of table -->", 1)

@@ -21,7 +21,16 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "ddpm_ast.dropout": 0.3,
         "ddpm_ast.symmetric": False,
         "ddpm_ast.distance": "relative",
+        "ddpm_ast.far": False,
+        "ddpm_ast.training.vary.flips": False,
+        "ddpm_ast.training.vary.zoom": 1.0,
+        "ddpm_ast.training.vary.light": 0.0,
+        "ddpm_ast.training.vary.trim": 0,
         "ddpm.regions": "perlin",
+        "strokes.crack": 0.4,
+        "strokes.scratch": 0.2,
+        "strokes.pits": 0.25,
+        "strokes.stain": 0.15,
     },
     "exdd": {"positive": "synthetic", "synthesis": "mixed", "synthetic_count": 100, SCORE: "ratio"},
 }
@@ -42,6 +51,19 @@ def _one(detector: str, setting: str, *values: object) -> Ablation:
 
 
 _DIFFUSION = {"ddpm_ast.synthesis": "ddpm"}
+_CRACKS = {
+    "ddpm_ast.synthesis": "strokes",
+    "strokes.crack": 0.85,
+    "strokes.scratch": 0.15,
+    "strokes.pits": 0.0,
+    "strokes.stain": 0.0,
+}
+_VARIED = {
+    "ddpm_ast.training.vary.flips": True,
+    "ddpm_ast.training.vary.zoom": 1.25,
+    "ddpm_ast.training.vary.light": 0.2,
+    "ddpm_ast.training.vary.trim": 4,
+}
 
 ABLATIONS: Mapping[str, Ablation] = {
     "sacd_synthesis": _one("sacd", "sacd.synthesis", "cutpaste", "gaussian", "simplex", "mixed"),
@@ -73,6 +95,17 @@ ABLATIONS: Mapping[str, Ablation] = {
             "full, no segmentation head": {**_DIFFUSION, "ddpm_ast.head": False},
             "full, symmetric student": {**_DIFFUSION, "ddpm_ast.symmetric": True},
             "full, cosine distance as in the paper": {**_DIFFUSION, "ddpm_ast.distance": "cosine"},
+        },
+    ),
+    "ddpm_ast_knowledge": Ablation(
+        "ddpm_ast",
+        {
+            "the mixture of syntheses": {},
+            "regions: other material, and pasted pieces": {"ddpm_ast.synthesis": "perlin+cutpaste"},
+            "strokes of every shape": {"ddpm_ast.synthesis": "strokes"},
+            "cracks and scratches alone": _CRACKS,
+            "these, and the head looks far": {**_CRACKS, "ddpm_ast.far": True},
+            "these, and pictures are varied": {**_CRACKS, "ddpm_ast.far": True, **_VARIED},
         },
     ),
     "exdd_count": Ablation(

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from ablation_tables import ABLATIONS, SCORE, all_settings
@@ -43,16 +43,16 @@ def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Re
     """
     places = {"ddpm.steps": DDPM_STEPS * steps, **settings}
     if detector != "exdd":
-        places[f"{detector}.training"] = {"steps": steps}
-    content: dict[str, object] = {"name": "ablation"}
-    sections: dict[str, dict[str, object]] = {}
+        places[f"{detector}.training.steps"] = steps
+    content: dict[str, Any] = {"name": "ablation"}
     for name, value in places.items():
-        section, _, field = name.rpartition(".")
-        if section:
-            sections.setdefault(section, {})[field] = value
-        elif name != SCORE:
-            content[name] = value
-    return read_recipe(None, **content, **sections)
+        *sections, field = name.split(".")
+        place = content
+        for section in sections:
+            place = place.setdefault(section, {})
+        if name != SCORE:
+            place[field] = value
+    return read_recipe(None, **content)
 
 
 def identity(

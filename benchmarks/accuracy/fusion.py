@@ -2,9 +2,10 @@
 
 Generated lines have their defects drawn by formula. Given data sets of held_out.py instead, the same for training
 pictures of real sets; no picture of a test split has a say. The default rule of recipes was chosen by both.
+With `--recipe` students, banks and square are those of a recipe, for a rule of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +23,7 @@ from flawline.detectors.students.training import TrainingConfig
 from flawline.evaluate import merge_rows
 from flawline.fitting import FittedLine, fit
 from flawline.metrics import PixelCurves, to_picture
-from flawline.recipe import Recipe
+from flawline.recipe import Recipe, read_recipe
 from flawline.stages.fusion import Evidence, fuse
 from flawline.stages.picture import Geometry
 from flawline.stages.settings import Fusion, LineSettings
@@ -39,14 +40,16 @@ LINES = tuple(
     )
 )
 WEIGHTS = (0.25, 0.5, 0.75)
+OWN_WEIGHTS = (*WEIGHTS, 0.9)
+"""Tried for a recipe of its own."""
 
 Seen = tuple[Evidence, Geometry, bool, NDArray[np.bool_]]
 
 
-def rules(settings: LineSettings) -> Iterator[tuple[str, LineSettings]]:
+def rules(settings: LineSettings, weights: Sequence[float]) -> Iterator[tuple[str, LineSettings]]:
     """Name and settings of everything that is compared."""
     for fusion in (Fusion.MEAN, Fusion.PRODUCT):
-        for weight in (0.0, *WEIGHTS, 1.0) if fusion is Fusion.MEAN else WEIGHTS:
+        for weight in (0.0, *weights, 1.0) if fusion is Fusion.MEAN else weights:
             alone = {0.0: "banks alone", 1.0: "student alone"}.get(weight)
             name = alone or f"{fusion.name.lower()} {weight:g}"
             yield name, replace(settings, fusion=fusion, fusion_weight=weight, map_weight=weight)
@@ -84,24 +87,32 @@ def main(
     detector: Annotated[str, typer.Option(help="A pair.")] = "sacd+exdd",
     steps: Annotated[int, typer.Option(help="Of the student's training.")] = 250,
     size: Annotated[int, typer.Option(help="Side of the model square in pixels.")] = 256,
+    recipe_file: Annotated[
+        Path | None,
+        typer.Option("--recipe", help="Take all from this recipe; --steps and --size have no say."),
+    ] = None,
     json_file: Annotated[Path, typer.Option("--json")] = RESULTS,
 ) -> None:
     """Fit the pair once a line, score its test pictures by every rule, keep a row a line and rule."""
+    training = TrainingConfig(steps=steps)
+    recipe = Recipe(positive="synthetic", size=size, sacd=SACDConfig(training=training))
+    recipe = recipe.model_copy(update={"ddpm_ast": replace(recipe.ddpm_ast, training=training)})
+    options, own = f"--steps {steps} --size {size}", {}
+    if recipe_file is not None:
+        recipe = read_recipe(recipe_file)
+        options, own = f"--recipe {recipe_file}", {"recipe": recipe.name}
+        steps, size = recipe.student(detector.partition("+")[0]).training.steps, recipe.size
     for line in lines or LINES:
-        training = TrainingConfig(steps=steps)
-        recipe = Recipe(positive="synthetic", size=size, sacd=SACDConfig(training=training))
-        recipe = recipe.model_copy(update={"ddpm_ast": replace(recipe.ddpm_ast, training=training)})
         fitted = fit(detector, load_dataset(line), recipe, seed=0)
         seen = observe(fitted, line)
-        options = f"--detector {detector} --steps {steps} --size {size}"
-        command = f"python benchmarks/accuracy/fusion.py '{line}' {options}"
+        command = f"python benchmarks/accuracy/fusion.py '{line}' --detector {detector} {options}"
         rows = [
-            {"detector": detector, "line": line, "rule": name, "steps": steps, "size": size}
+            {"detector": detector, "line": line, **own, "rule": name, "steps": steps, "size": size}
             | figures(seen, settings)
             | {"command": command}
-            for name, settings in rules(fitted.settings)
+            for name, settings in rules(fitted.settings, OWN_WEIGHTS if own else WEIGHTS)
         ]
-        merge_rows(json_file, rows, ("detector", "line", "rule", "steps", "size"))
+        merge_rows(json_file, rows, ("detector", "line", "recipe", "rule", "steps", "size"))
         print(line, {row["rule"]: row["image_auroc"] for row in rows}, flush=True)
 
 

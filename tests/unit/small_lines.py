@@ -59,7 +59,7 @@ def small_model(teacher: str, detector: str, **pooling: bool) -> Line:
         memory = ExDD(features, *banks, image_score=ImageScore.MAP_PEAK, positive_weight=0.25)
     if student is None:
         return Line(backbone, memory, None, ())
-    config = {"sacd": SACDConfig(), "ddpm_ast": DDPMASTConfig(width=8)}[student]
+    config = {"sacd": SACDConfig(), "ddpm_ast": DDPMASTConfig(width=8, far=True)}[student]
     normals = torch.randint(256, (2, SIZE, SIZE, 3), dtype=torch.uint8)
     network = make_student(config, backbone, (0, 1, 2), normals, seed=0)
     for module in network.modules():

@@ -255,14 +255,16 @@ def test_a_held_out_split_has_no_test_picture_and_no_defect_of_an_item_that_teac
 
 
 def test_the_table_of_rules_has_a_column_for_each_line_and_the_best_rule_last() -> None:
-    lines = (("surfaces:woven,seed=1", "sacd+exdd"), ("magnetic_tile:out/x", "ddpm_ast+exdd"))
+    lines = (("surfaces:woven,seed=1", "sacd+exdd"), ("magnetic_tile:out/magnetic_tile-0", "ddpm_ast+exdd"))
     rows = [
         {"line": line, "detector": detector, "rule": rule, "image_auroc": image, "aupro": image / 2}
         for line, detector in lines
         for rule, image in (("max", 0.9), ("mean", 0.8))
     ]
-    assert fusion_table(rows).splitlines() == [
-        "| rule | image AUROC | AUPRO | woven | magnetic_tile, ddpm_ast |",
+    other = {**rows[0], "recipe": "cracks", "image_auroc": 0.99}
+    assert "0.990" in fusion_table("cracks", [*rows, other])
+    assert fusion_table(None, [*rows, other]).splitlines() == [
+        "| rule | image AUROC | AUPRO | woven | magnetic_tile-0, ddpm_ast |",
         "| --- | --- | --- | --- | --- |",
         "| mean | 0.800 | 0.400 | 0.800 / 0.400 | 0.800 / 0.400 |",
         "| max | 0.900 | 0.450 | 0.900 / 0.450 | 0.900 / 0.450 |",

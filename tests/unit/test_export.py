@@ -54,8 +54,9 @@ SHAPES = {"EMBEDDING": ((SIZE // 8) ** 2, 28), "DISCREPANCY": (SIZE // 4, SIZE /
     params=[
         ("exdd", {}, ("EMBEDDING",)),
         ("sacd+exdd", {"faithful_pooling": True}, ("DISCREPANCY", "EMBEDDING")),
+        ("ddpm_ast", {}, ("DISCREPANCY",)),
     ],
-    ids=["banks", "a student, and banks with the authors' pooling"],
+    ids=["banks", "a student, and banks with the authors' pooling", "a student whose head looks far"],
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("artefact")
