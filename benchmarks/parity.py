@@ -25,7 +25,10 @@ from flawline.repository.publish import live_version
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "parity.json"
-STUDENT_RECIPES = {"magnetic_tile": "synthetic", "kolektorsdd": "cracks"}
+STUDENT_RECIPES = {
+    "magnetic_tile": {"sacd": "synthetic", "ddpm_ast": "regions"},
+    "kolektorsdd": {"sacd": "fine", "ddpm_ast": "cracks"},
+}
 
 
 def main(
@@ -41,7 +44,7 @@ def main(
         line = data if detector == MEMORY else f"{data}_{detector.replace('+', '_')}"
         options = ["--data", f"{data}:{data_root / data}", "--line", line, "--repository", str(repository)]
         if detector != MEMORY:
-            recipe = STUDENT_RECIPES[data]
+            recipe = STUDENT_RECIPES[data][detector.partition("+")[0]]
             options += ["--recipe", f"build/recipes/{recipe}.yaml"]
             options += ["--checkpoint", f"out/students/{data}-{recipe}/seed-0"]
         arguments = ["build", detector, *options]
