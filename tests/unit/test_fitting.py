@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_lines import SIZE, draw_line, small_recipe, write_teacher
 
+from flawline import learning
 from flawline.data import Dataset, Sample
 from flawline.data.squares import Square, cover
 from flawline.detectors.exdd.model import embed
+from flawline.detectors.students.variation import VariationConfig
 from flawline.errors import ArtefactError, DataError, FlawlineError, RecipeError
 from flawline.fitting import FittedLine, fit
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
@@ -396,3 +398,15 @@ def test_a_checkpoint_of_other_strokes_within_the_mixture_is_refused(
     fit("sacd", line, small_recipe(teacher, sacd=mixed), seed=0, checkpoint=tmp_path)
     with pytest.raises(ArtefactError, match="its recipe differs"):
         fit("sacd", line, small_recipe(teacher, sacd=mixed, strokes={"pits": 0}), seed=0, checkpoint=tmp_path)
+
+
+def test_the_variation_of_the_recipe_reaches_the_crops(
+    line: Dataset, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crops(*_: object, vary: VariationConfig, **__: object) -> None:
+        raise InterruptedError(vary.zoom)
+
+    monkeypatch.setattr(learning, "Crops", crops)
+    varied = {**QUICK, "training": {**QUICK["training"], "vary": {"zoom": 1.5}}}  # type: ignore[dict-item]
+    with pytest.raises(InterruptedError, match=r"1\.5"):
+        fit("sacd", line, small_recipe(teacher, sacd=varied), seed=0)

@@ -103,6 +103,15 @@ def test_varied_pairs_still_differ_only_under_the_mask(teacher: Teacher) -> None
     assert not torch.equal(batch.clean, plain.clean)
 
 
+@pytest.mark.parametrize("setting", [{"flips": True}, {"zoom": 1.25}, {"light": 0.2}, {"trim": 4}])
+def test_every_setting_alone_reaches_the_crops(teacher: Teacher, setting: dict[str, float]) -> None:
+    def drawn(vary: VariationConfig) -> torch.Tensor:
+        picture = np.resize(ramp(96, 96), (96, 96, 3))
+        return Crops([picture], [(96, 96)], brighter, teacher, crop=64, seed=0, vary=vary).draw(0, 20).clean
+
+    assert not torch.equal(drawn(VariationConfig(**setting)), drawn(NONE))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "make",
     [
