@@ -215,8 +215,8 @@ def synthesize(
         str | None,
         typer.Option(
             help="mixed, cutpaste, perlin, strokes, gaussian, simplex, planted, ddpm (trains a small diffusion "
-            "model on the line first) or latent_diffusion (needs a pretrained model).  [default: the recipe's, "
-            "or mixed]",
+            "model on the line first) or latent_diffusion (needs a pretrained model); of several others, "
+            "with + between them, each as often.  [default: the recipe's, or mixed]",
             show_default=False,
         ),
     ] = None,

@@ -20,8 +20,7 @@ from flawline.recipe import Recipe
 from flawline.stages.picture import Pixels
 from flawline.synthesis import Sources, Synthesizer, get_synthesizer
 from flawline.synthesis.ddpm import train_ddpm
-from flawline.synthesis.mixed import Mixed
-from flawline.synthesis.registry import DDPM, JOIN, STROKES
+from flawline.synthesis.registry import DDPM, parts_of
 from flawline.teachers import Teacher, default_layers, load_teacher
 from flawline.teachers.adapt import adapt
 
@@ -203,9 +202,7 @@ def _check_sides(squares: Sequence[Square], size: int) -> None:
 
 def _trained_by(kind: str, synthesis: str) -> set[str]:
     """Settings of a recipe that make another student."""
-    methods = set(synthesis.split(JOIN))
-    methods |= {STROKES} if Mixed.name in methods else set()
-    return {kind, *_ADAPTED_BY, "student_layers", *methods} & {*Recipe.model_fields}
+    return {kind, *_ADAPTED_BY, "student_layers", *parts_of(synthesis)} & {*Recipe.model_fields}
 
 
 def line_synthesizer(
@@ -234,7 +231,7 @@ def line_synthesizer(
 
     """
     textures: Sequence[Pixels] = ()
-    if DDPM in method.split(JOIN):
+    if DDPM in parts_of(method):
         pictures = learned()
         with bar() as progress:
             task = progress.add_task("training the diffusion model", total=1.0)

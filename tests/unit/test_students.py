@@ -277,6 +277,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_sentence(
         lambda: SACDConfig(alpha=-1.0),
         lambda: DDPMASTConfig(min_cover=0.0),
         lambda: DDPMASTConfig(dropout=1.0),
+        lambda: DDPMASTConfig(head=False, far=True),
         lambda: TrainingConfig(crop=65),
         lambda: TrainingConfig(steps=0),
         lambda: TrainingConfig(learning_rate=0.0),

@@ -36,3 +36,9 @@ def test_the_command_takes_the_method_and_its_settings_from_the_recipe(tmp_path)
     other = CliRunner().invoke(app, drawn)
     assert other.exit_code != 0
     assert "of another crack (1.0, now 0.4)" in str(other.exception)
+    joined = [*arguments, "--method", "strokes+simplex", "--out", str(tmp_path / "joined")]
+    assert CliRunner().invoke(app, [*joined, "--recipe", str(recipe)]).exit_code == 0
+    settings = json.loads((tmp_path / "joined" / "synthetic.json").read_text())["settings"]
+    assert (settings["joined"], settings["pits"], settings["octaves"]) == ("strokes+simplex", 0, 3)
+    other = CliRunner().invoke(app, [*joined, "--method", "perlin+cutpaste"])
+    assert "of another joined (strokes+simplex, now perlin+cutpaste)" in str(other.exception)

@@ -15,10 +15,17 @@ from flawline.errors import RecipeError
 from flawline.files import written_whole
 from flawline.progress import bar
 from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
-from flawline.synthesis.mixed import Mixed
 from flawline.synthesis.plain import Mask, Pixels
-from flawline.synthesis.registry import DDPM, LATENT_DIFFUSION, SIMPLEX, STROKES, get_synthesizer
-from flawline.synthesis.synthesize import check_request, claim, write_synthetic
+from flawline.synthesis.registry import (
+    DDPM,
+    JOIN,
+    LATENT_DIFFUSION,
+    SIMPLEX,
+    STROKES,
+    get_synthesizer,
+    parts_of,
+)
+from flawline.synthesis.synthesize import check_request, claim, drawing_from, write_synthetic
 
 
 def synthesize_line(
@@ -86,20 +93,13 @@ def synthesize_line(
             settings["masks_sha256"] = _digest(masks)
         synthesizer = get_synthesizer(method, latent_diffusion=replace(painting, device=device), masks=masks)
         return write_synthetic(samples, synthesizer, count, out, seed, settings)
-    if method == SIMPLEX:
-        noise = simplex or SimplexConfig()
-        synthesizer = get_synthesizer(method, simplex=noise)
-        return write_synthetic(samples, synthesizer, count, out, seed, asdict(noise))
-    if method in (STROKES, Mixed.name):
-        check_request(samples, count, seed)
-        drawn = strokes or StrokesConfig()
-
-        def any_sample(rng: np.random.Generator) -> Pixels:
-            return samples[rng.integers(len(samples))].read_image()
-
-        synthesizer = get_synthesizer(method, any_sample, strokes=drawn)
-        return write_synthetic(samples, synthesizer, count, out, seed, asdict(drawn))
-    return write_synthetic(samples, method, count, out, seed)
+    check_request(samples, count, seed)
+    noise, drawn = simplex or SimplexConfig(), strokes or StrokesConfig()
+    synthesizer = get_synthesizer(method, drawing_from(samples), simplex=noise, strokes=drawn)
+    settings = {"joined": method} if JOIN in method else {}  # all of these write as `mixed`
+    for name, values in ((SIMPLEX, asdict(noise)), (STROKES, asdict(drawn))):
+        settings |= values if name in parts_of(method) else {}
+    return write_synthetic(samples, synthesizer, count, out, seed, settings or None)
 
 
 def _textures(

@@ -70,6 +70,12 @@ MIXED_WEIGHTS: Mapping[str, float] = {"strokes": 0.5, "perlin": 0.3, "cutpaste":
 """How often `mixed` uses each method when nothing else is asked for."""
 
 
+def parts_of(name: str) -> set[str]:
+    """Return the single methods that `name` of `get_synthesizer` draws from: itself, or those it joins or mixes."""
+    methods = set(name.split(JOIN))
+    return methods - {Mixed.name} | set(MIXED_WEIGHTS) if Mixed.name in methods else methods
+
+
 def get_synthesizer(
     name: str,
     sources: Sources = (),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,7 @@ def write_synthetic(
 
     """
     check_request(samples, count, seed)
-
-    def any_sample(rng: np.random.Generator) -> Pixels:
-        return samples[rng.integers(len(samples))].read_image()
-
-    synthesizer = get_synthesizer(method, any_sample) if isinstance(method, str) else method
+    synthesizer = get_synthesizer(method, drawing_from(samples)) if isinstance(method, str) else method
     identity = claim(samples, synthesizer.name, out, seed, settings)
     pictures = out / f"defect_{synthesizer.name}"
     masks = out / "masks" / pictures.name
@@ -85,6 +81,15 @@ def write_synthetic(
     }
     write_atomically(out / MANIFEST, _json({**identity, "pictures": made_from}))
     return pictures
+
+
+def drawing_from(samples: Sequence[Sample]) -> Callable[[np.random.Generator], Pixels]:
+    """Sources of a synthesizer: a function that reads any of `samples`, UINT8 [H, W, 3]."""
+
+    def any_sample(rng: np.random.Generator) -> Pixels:
+        return samples[rng.integers(len(samples))].read_image()
+
+    return any_sample
 
 
 def check_request(samples: Sequence[Sample], count: int, seed: int) -> None:

@@ -48,6 +48,9 @@ class DDPMASTConfig:
         if self.head_weight < 0 or self.gamma < 0 or self.width < 8 or not 0 < self.min_cover <= 1:
             msg = "head_weight and gamma must be 0 or more, width at least 8, min_cover above 0 and at most 1"
             raise ValueError(msg)
+        if self.far and not self.head:
+            msg = "far must be false where head is: there is nothing to look"
+            raise ValueError(msg)
         if not 0 <= self.dropout < 1:
             msg = "dropout must be 0 or more and below 1"
             raise ValueError(msg)

@@ -5,10 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional as F
 
-Pixels = NDArray[np.uint8]
+from flawline.synthesis.plain import Pixels
 
 _LIT = 0.7
 """Share of the crops under another light."""
