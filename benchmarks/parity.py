@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "parity.json"
 STUDENT_RECIPES = {
     "magnetic_tile": {"sacd": "synthetic", "ddpm_ast": "regions"},
-    "kolektorsdd": {"sacd": "fine", "ddpm_ast": "cracks"},
+    "kolektorsdd": {"sacd": "cracks", "ddpm_ast": "cracks"},
 }
 
 

@@ -6,6 +6,26 @@ from dataclasses import dataclass
 SCORE = "score"
 """The one setting that no recipe has: 'ratio', or 'positive': nearness to the positive bank alone."""
 
+_KNOWN: Mapping[str, object] = {
+    "strokes.crack": 0.4,
+    "strokes.scratch": 0.2,
+    "strokes.pits": 0.25,
+    "strokes.stain": 0.15,
+    "strokes.widest": 4.0,
+}
+"""What strokes are drawn where nothing is known of a line's defects."""
+
+
+def _vary(detector: str, **settings: object) -> dict[str, object]:
+    """How a detector's training varies good pictures, by places in the recipe."""
+    return {f"{detector}.training.vary.{name}": value for name, value in settings.items()}
+
+
+def _unvaried(detector: str) -> dict[str, object]:
+    """Not at all, as in the papers."""
+    return _vary(detector, flips=False, zoom=1.0, light=0.0, trim=0)
+
+
 DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "sacd": {
         "sacd.synthesis": "mixed",
@@ -14,6 +34,8 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "sacd.distance": "relative",
         "simplex.strength": 0.4,
         "student_layers": None,
+        **_unvaried("sacd"),
+        **_KNOWN,
     },
     "ddpm_ast": {
         "ddpm_ast.synthesis": "mixed",
@@ -22,15 +44,9 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "ddpm_ast.symmetric": False,
         "ddpm_ast.distance": "relative",
         "ddpm_ast.far": False,
-        "ddpm_ast.training.vary.flips": False,
-        "ddpm_ast.training.vary.zoom": 1.0,
-        "ddpm_ast.training.vary.light": 0.0,
-        "ddpm_ast.training.vary.trim": 0,
         "ddpm.regions": "perlin",
-        "strokes.crack": 0.4,
-        "strokes.scratch": 0.2,
-        "strokes.pits": 0.25,
-        "strokes.stain": 0.15,
+        **_unvaried("ddpm_ast"),
+        **_KNOWN,
     },
     "exdd": {"positive": "synthetic", "synthesis": "mixed", "synthetic_count": 100, SCORE: "ratio"},
 }
@@ -51,19 +67,29 @@ def _one(detector: str, setting: str, *values: object) -> Ablation:
 
 
 _DIFFUSION = {"ddpm_ast.synthesis": "ddpm"}
-_CRACKS = {
-    "ddpm_ast.synthesis": "strokes",
-    "strokes.crack": 0.85,
-    "strokes.scratch": 0.15,
-    "strokes.pits": 0.0,
-    "strokes.stain": 0.0,
-}
-_VARIED = {
-    "ddpm_ast.training.vary.flips": True,
-    "ddpm_ast.training.vary.zoom": 1.25,
-    "ddpm_ast.training.vary.light": 0.2,
-    "ddpm_ast.training.vary.trim": 4,
-}
+_CRACKS = {"strokes.crack": 0.85, "strokes.scratch": 0.15, "strokes.pits": 0.0, "strokes.stain": 0.0}
+
+
+def _knowledge(detector: str, own: Mapping[str, Mapping[str, object]]) -> Ablation:
+    """From the mixture to what recipe `cracks` learns; `own` are variants that the detector alone has."""
+    drawn = f"{detector}.synthesis"
+    cracks: dict[str, object] = {drawn: "strokes", **_CRACKS}
+    variants: dict[str, Mapping[str, object]] = {
+        "the mixture of syntheses": {},
+        "regions: other material, and pasted pieces": {drawn: "perlin+cutpaste"},
+        "strokes of every shape": {drawn: "strokes"},
+        "cracks and scratches alone": cracks,
+    }
+    varied = _vary(detector, flips=True, zoom=1.25, light=0.2, trim=4)
+    for name, added in {
+        **own,
+        "these, and pictures are varied": varied,
+        "these, wide cracks too": {"strokes.widest": 10.0},
+    }.items():
+        cracks = {**cracks, **added}
+        variants[name] = cracks
+    return Ablation(detector, variants)
+
 
 ABLATIONS: Mapping[str, Ablation] = {
     "sacd_synthesis": _one("sacd", "sacd.synthesis", "cutpaste", "gaussian", "simplex", "mixed"),
@@ -97,17 +123,8 @@ ABLATIONS: Mapping[str, Ablation] = {
             "full, cosine distance as in the paper": {**_DIFFUSION, "ddpm_ast.distance": "cosine"},
         },
     ),
-    "ddpm_ast_knowledge": Ablation(
-        "ddpm_ast",
-        {
-            "the mixture of syntheses": {},
-            "regions: other material, and pasted pieces": {"ddpm_ast.synthesis": "perlin+cutpaste"},
-            "strokes of every shape": {"ddpm_ast.synthesis": "strokes"},
-            "cracks and scratches alone": _CRACKS,
-            "these, and the head looks far": {**_CRACKS, "ddpm_ast.far": True},
-            "these, and pictures are varied": {**_CRACKS, "ddpm_ast.far": True, **_VARIED},
-        },
-    ),
+    "sacd_knowledge": _knowledge("sacd", {}),
+    "ddpm_ast_knowledge": _knowledge("ddpm_ast", {"these, and the head looks far": {"ddpm_ast.far": True}}),
     "exdd_count": Ablation(
         "exdd",
         {

@@ -13,6 +13,7 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from ablation_tables import ABLATIONS, SCORE, all_settings
 from common import RESULTS as ACCURACY
@@ -91,6 +92,11 @@ def figures(fitted: FittedLine, dataset: Dataset, seed: int) -> dict[str, float 
     return {name: None if value is None else round(value, 4) for name, value in values.items()}
 
 
+def device_name() -> str:
+    """What trains: `cpu`, or the name of the CUDA device that `fit` takes where there is one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def measure_table(table: str, data: str, seed: int, steps: int, *, again: bool) -> None:
     """Measure each variant of a table that RESULTS has not, on one data set with one seed.
 
@@ -117,7 +123,8 @@ def measure_table(table: str, data: str, seed: int, steps: int, *, again: bool) 
         if settings.get(SCORE) == "positive":
             fitted = by_positive_bank(fitted, dataset, recipe, seed)
         row |= figures(fitted, dataset, seed)
-        row |= {"fit_seconds": round(fitted.seconds, 1), "labels_used": "none", "command": command}
+        row |= {"fit_seconds": round(fitted.seconds, 1), "device": device_name(), "labels_used": "none"}
+        row |= {"command": command}
         merge_rows(RESULTS, [row], KEY)
         print(", ".join(f"{figure} {row[figure]}" for figure in FIGURES), flush=True)
 

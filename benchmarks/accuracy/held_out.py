@@ -55,7 +55,7 @@ def main(
     data_root: Annotated[Path, typer.Option(help="Folder with magnetic_tile/ and kolektorsdd/.")] = Path(
         "data"
     ),
-    seeds: Annotated[str, typer.Option(help="Seeds that draw the items that teach.")] = "0,1",
+    seeds: Annotated[str, typer.Option(help="Seeds that draw the items that teach.")] = "0,1,2",
 ) -> None:
     """Write out/held_out/SET-SEED for each real set and seed."""
     for spec in real_sets(ROOT / data_root):

@@ -10,7 +10,7 @@ import typer
 
 from flawline.build import build, write_build_report
 from flawline.data import Sample, load_dataset
-from flawline.detectors.sacd.config import SACDConfig
+from flawline.detectors.ddpm_ast.config import DDPMASTConfig
 from flawline.detectors.students.training import TrainingConfig
 from flawline.errors import FlawlineError
 from flawline.files import write_atomically
@@ -22,8 +22,8 @@ from flawline_client import Inspection, InspectionClient
 from flawline_client.overlay import save_overlay
 
 LINE = "demo"
-DETECTOR = "sacd+exdd"
-RECIPE = Recipe(name="demo", sacd=SACDConfig(training=TrainingConfig(steps=250)))
+DETECTOR = "ddpm_ast+exdd"
+RECIPE = Recipe(name="demo", ddpm_ast=DDPMASTConfig(training=TrainingConfig(steps=250)))
 """A student of a minute or two; its own default is four times as long."""
 OVERLAYS = 12
 

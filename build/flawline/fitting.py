@@ -87,6 +87,8 @@ def pick_device(name: str) -> torch.device:
     """`auto` takes CUDA when present. Raises RecipeError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    # Ten bits of mantissa would calibrate the line by other scores than it will serve.
+    torch.backends.cudnn.allow_tf32 = False
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

@@ -1,12 +1,18 @@
 """What must hold on a CUDA device; skipped where there is none."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
-from flawline.data import load_dataset
+from flawline.data import Dataset, load_dataset
 from flawline.fitting import fit
 from flawline.recipe import Recipe
+from flawline.synthesis.configs import DDPMConfig
+from flawline.synthesis.ddpm import DDPM, train_ddpm
 
 pytestmark = [
     pytest.mark.gpu,
@@ -14,12 +20,54 @@ pytestmark = [
 ]
 
 
-def test_a_line_fitted_on_cuda_judges_as_one_fitted_on_the_cpu() -> None:
-    dataset = load_dataset("surfaces:woven,normals=40,test_normals=8,test_defects=8,train_defects=4,size=128")
+@pytest.fixture
+def line() -> Dataset:
+    return load_dataset("surfaces:woven,normals=40,test_normals=8,test_defects=8,train_defects=4,size=128")
+
+
+def test_a_line_fitted_on_cuda_judges_as_one_fitted_on_the_cpu(line: Dataset) -> None:
     recipe = Recipe(size=128, false_alarm=0.05)
-    pictures = [sample.read_image() for sample in dataset.test]
+    pictures = [sample.read_image() for sample in line.test]
     scores = [
-        [verdict.score for verdict in fit("exdd", dataset, recipe, seed=0, device=device).inspect(pictures)]
+        [verdict.score for verdict in fit("exdd", line, recipe, seed=0, device=device).inspect(pictures)]
         for device in ("cpu", "cuda")
     ]
-    np.testing.assert_allclose(*scores, rtol=0.05)  # the coresets may differ by near ties
+    difference = np.abs(np.subtract(*scores)) / scores[0]
+    assert np.median(difference) < 0.01
+    assert (
+        difference.max() < 0.2
+    )  # near ties choose other patches for a bank, and good pictures lie near to it
+
+
+@pytest.mark.parametrize("detector", ["sacd", "ddpm_ast", "sacd+exdd", "ddpm_ast+exdd"])
+def test_a_student_trained_on_cuda_finds_defects(detector: str, line: Dataset) -> None:
+    recipe = Recipe(size=128, false_alarm=0.05, positive="synthetic", synthetic_count=8)
+    student = recipe.student(detector.partition("+")[0])
+    short = replace(student, training=replace(student.training, steps=150))
+    recipe = recipe.model_copy(update={detector.partition("+")[0]: short})
+    fitted = fit(detector, line, recipe, seed=0, device="cuda")
+    scores = [verdict.score for verdict in fitted.inspect([sample.read_image() for sample in line.test])]
+    assert roc_auc_score([sample.is_defect for sample in line.test], scores) > 0.8
+
+
+def test_a_training_on_cuda_goes_on_where_it_stopped(line: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(size=128, false_alarm=0.05)
+    short = replace(recipe.sacd, training=replace(recipe.sacd.training, steps=30))
+    recipe = recipe.model_copy(update={"sacd": short})
+    pictures = [sample.read_image() for sample in line.test]
+    first, again = (
+        fit("sacd", line, recipe, seed=0, device=device, checkpoint=tmp_path).inspect(pictures)
+        for device in ("cuda", "cpu")  # nothing is left to train: the second only reads the state
+    )
+    np.testing.assert_allclose([v.score for v in first], [v.score for v in again], rtol=0.02)
+
+
+def test_a_diffusion_model_trained_on_cuda_draws_the_same_on_the_cpu(line: Dataset, tmp_path: Path) -> None:
+    config = DDPMConfig(side=32, steps=40, pool=2)
+    pictures = [sample.read_image() for sample in line.train_normals[:8]]
+    model = train_ddpm(pictures, config, seed=0, device="cuda")
+    model.save(tmp_path)
+    drawn = [DDPM.load(tmp_path, device).generate(2, 0) for device in ("cuda", "cpu")]
+    differences = np.abs(np.subtract(*(np.stack(each).astype(int) for each in drawn)))
+    assert differences.mean() < 2  # grey levels; sums are taken in another order
+    assert np.stack(drawn[0]).std() > 1

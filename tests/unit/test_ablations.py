@@ -107,6 +107,7 @@ def test_a_table_is_measured_once_and_shares_rows_with_others(
         assert (row["detector"], row["seed"], row["steps"], row["ddpm_steps"]) == ("sacd", 0, 2, None)
         assert row["teacher"].rpartition("@")[2]
         assert row["labels_used"] == "none"
+        assert row["device"] == (torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
         assert row["fit_seconds"] > 0
         assert all(0 <= row[figure] <= 1 for figure in ablations.FIGURES)
         assert row["command"].startswith(
@@ -258,6 +259,7 @@ def test_simplex_settings_reach_the_noise() -> None:
         ("strokes: {crack: -1}", "strokes: give shares of 0 or more"),
         ("strokes: {crack: 0, scratch: 0, pits: 0, stain: 0}", "one above 0"),
         ("strokes: {hole: 1}", "strokes.hole"),
+        ("strokes: {widest: 0}", "widest: give 1 to 32"),
     ],
 )
 def test_settings_out_of_range_name_themselves(tmp_path: Path, line: str, words: str) -> None:

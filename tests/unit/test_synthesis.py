@@ -260,6 +260,17 @@ def test_strokes_draw_only_the_shapes_that_the_line_has():
     assert Strokes().shares == pytest.approx([0.4, 0.2, 0.25, 0.15])
 
 
+def test_cracks_are_as_wide_as_the_line_has_them():
+    def widest(*settings: float) -> float:
+        """Pixels across the widest of many cracks."""
+        cracks = get_synthesizer("strokes", strokes=StrokesConfig(1, 0, 0, 0, *settings))
+        masks = [cracks(surface(128, 128), np.random.default_rng(seed))[1] for seed in range(40)]
+        return max(2 * cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5).max() for mask in masks)
+
+    assert widest() == widest(4) < 8  # soft edges and branches add to the line itself
+    assert widest(10) > 1.5 * widest()
+
+
 def test_mixed_uses_its_parts_by_weight():
     used = Counter()
 

@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 
 from flawline.synthesis.simplex import FREQUENCY, OCTAVES, PERSISTENCE, STRENGTH
 
+WIDEST = 4.0
+"""Pixels that a crack is wide at most, in a picture of 256, unless a line is known to have wider ones."""
+
 
 def _check(*rules: tuple[bool, str]) -> None:
     """Raise ValueError with the text of the first rule that does not hold."""
@@ -57,13 +60,20 @@ class SimplexConfig:
 
 @dataclass(frozen=True)
 class StrokesConfig:
-    """How often each shape of `strokes` is drawn, as shares of their sum.
+    """How often each shape of `strokes` is drawn, as shares of their sum, and how wide its cracks are.
 
     Whoever knows what the defects of a line look like can say so here: a student that learns nothing but cracks
-    does not call a blotch defective.
+    does not call a blotch defective, but one that learns none but thin cracks lets wide ones pass.
 
     Raises:
-        ValueError: a negative share, or none above 0.
+        ValueError: a negative share, or none above 0, or `widest` out of range.
+
+    Attributes:
+        crack: share of wandering lines that taper.
+        scratch: share of nearly straight, thin lines.
+        pits: share of groups of small spots.
+        stain: share of large, soft regions.
+        widest: pixels that a crack is wide at most, 1 to 32; more in pictures larger than 256, in proportion.
 
     """
 
@@ -73,10 +83,14 @@ class StrokesConfig:
     scratch: float = 0.2
     pits: float = 0.25
     stain: float = 0.15
+    widest: float = WIDEST
 
     def __post_init__(self) -> None:
         shares = (self.crack, self.scratch, self.pits, self.stain)
-        _check((min(shares) >= 0 and 0 < sum(shares) < inf, "strokes: give shares of 0 or more, one above 0"))
+        _check(
+            (min(shares) >= 0 and 0 < sum(shares) < inf, "strokes: give shares of 0 or more, one above 0"),
+            (1 <= self.widest <= 32, "widest: give 1 to 32"),
+        )
 
 
 @dataclass(frozen=True)

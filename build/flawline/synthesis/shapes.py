@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from flawline.synthesis.configs import WIDEST
 from flawline.synthesis.perlin import perlin_noise
 from flawline.synthesis.visibility import wide_blur
 
@@ -55,11 +56,11 @@ class Canvas:
         return cast(Coverage, np.clip((soft / peak - _EDGE) / (1 - _EDGE), 0, 1))
 
 
-def crack(canvas: Canvas, rng: np.random.Generator) -> Coverage:
-    """Draw a wandering line of 1 to 4 units that tapers, sometimes from the border, sometimes branching."""
+def crack(canvas: Canvas, rng: np.random.Generator, widest: float = WIDEST) -> Coverage:
+    """Draw a wandering line of 1 to `widest` units that tapers, sometimes from the border, sometimes branching."""
     length = canvas.shorter * np.exp(rng.uniform(np.log(0.15), np.log(0.9)))
     heading = rng.uniform(0, 2 * np.pi)
-    width = rng.uniform(1, 4) * canvas.unit
+    width = rng.uniform(1, widest) * canvas.unit
     roughness = rng.uniform(0.1, 0.45)
     path = _walk(canvas, length, heading, roughness, rng)
     if rng.random() < 0.4:

@@ -1,7 +1,8 @@
 """Cracks, scratches, pits and stains: the thin and faint defects that pasting and blending do not make."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -44,8 +45,10 @@ class Strokes:
 
     def __init__(self, min_pixels: int = MIN_PIXELS, config: StrokesConfig | None = None) -> None:
         self.min_pixels = min_pixels
-        shares = np.array([getattr(config or StrokesConfig(), name) for name in _KINDS])
-        self.kinds, self.shares = tuple(_KINDS.values()), shares / shares.sum()
+        config = config or StrokesConfig()
+        shares = np.array([getattr(config, name) for name in _KINDS])
+        cracks = replace(_KINDS["crack"], draw=partial(crack, widest=config.widest))
+        self.kinds, self.shares = tuple({**_KINDS, "crack": cracks}.values()), shares / shares.sum()
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
