@@ -73,7 +73,8 @@ class StrokesConfig:
         scratch: share of nearly straight, thin lines.
         pits: share of groups of small spots.
         stain: share of large, soft regions.
-        widest: pixels that a crack is wide at most, 1 to 32; more in pictures larger than 256, in proportion.
+        widest: pixels that a crack is wide at most, 1 to 32; more in pictures larger than 256, in proportion, but
+            not in the crops of a larger square that students learn from.
 
     """
 
