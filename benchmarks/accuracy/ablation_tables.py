@@ -6,7 +6,7 @@ from dataclasses import dataclass
 SCORE = "score"
 """The one setting that no recipe has: 'ratio', or 'positive': nearness to the positive bank alone."""
 
-_KNOWN: Mapping[str, object] = {
+_STROKES: Mapping[str, object] = {
     "strokes.crack": 0.4,
     "strokes.scratch": 0.2,
     "strokes.pits": 0.25,
@@ -35,7 +35,7 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "simplex.strength": 0.4,
         "student_layers": None,
         **_unvaried("sacd"),
-        **_KNOWN,
+        **_STROKES,
     },
     "ddpm_ast": {
         "ddpm_ast.synthesis": "mixed",
@@ -46,7 +46,7 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "ddpm_ast.far": False,
         "ddpm.regions": "perlin",
         **_unvaried("ddpm_ast"),
-        **_KNOWN,
+        **_STROKES,
     },
     "exdd": {"positive": "synthetic", "synthesis": "mixed", "synthetic_count": 100, SCORE: "ratio"},
 }

@@ -140,7 +140,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
     steps: Annotated[
         int, typer.Option(min=1, help=f"Of a student; a diffusion model takes {DDPM_STEPS} times as many.")
-    ] = 150,
+    ] = 1000,
     again: Annotated[bool, typer.Option("--again", help="Measure rows again that are there.")] = False,
 ) -> None:
     """Measure what is missing of a table; relative folders lie below the repository root."""

@@ -87,8 +87,6 @@ def pick_device(name: str) -> torch.device:
     """`auto` takes CUDA when present. Raises RecipeError for a device that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    # Ten bits of mantissa would calibrate the line by other scores than it will serve.
-    torch.backends.cudnn.allow_tf32 = False
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -146,6 +144,8 @@ def fit(
     teacher, memory_maps, student_maps = load_shared_teacher(
         recipe, student=kind is not None, memory=has_memory
     )
+    # TF32 would calibrate the line by other scores than it will serve.
+    torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(pick_device(device))
     method, held_out = plan_calibration(normals, recipe, seed, folds=kind is None)
     unseen = set(held_out[0].tolist()) if method == "split" else set()

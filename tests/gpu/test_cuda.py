@@ -34,9 +34,8 @@ def test_a_line_fitted_on_cuda_judges_as_one_fitted_on_the_cpu(line: Dataset) ->
     ]
     difference = np.abs(np.subtract(*scores)) / scores[0]
     assert np.median(difference) < 0.01
-    assert (
-        difference.max() < 0.2
-    )  # near ties choose other patches for a bank, and good pictures lie near to it
+    # Near ties choose other patches for a bank, and good pictures lie near to it.
+    assert difference.max() < 0.2
 
 
 @pytest.mark.parametrize("detector", ["sacd", "ddpm_ast", "sacd+exdd", "ddpm_ast+exdd"])
