@@ -16,7 +16,7 @@ from flawline.data import load_dataset
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.coreset import covering_radius, k_center
 from flawline.detectors.exdd.fit import ExDDTrainer
-from flawline.evaluate import merge_rows
+from flawline.report.evaluation import merge_rows
 from flawline.teachers import load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "coreset.json"

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
+from flawline.artefact.manifest import Manifest
 from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
-from flawline.repository.manifest import Manifest
 
 LINE = "empty"
 STAGES = ("empty_first", "empty_second")

@@ -21,13 +21,13 @@ from flawline.detectors.exdd.model import ExDD, MemoryBank
 from flawline.detectors.line import Line
 from flawline.detectors.students.fit import STUDENTS, make_student
 from flawline.detectors.students.levels import levelled
-from flawline.evaluate import merge_rows
-from flawline.fitting import DETECTORS, parse_detector
-from flawline.learning import load_shared_teacher
+from flawline.jobs.fit import DETECTORS, parse_detector
+from flawline.jobs.learning import load_shared_teacher
 from flawline.recipe import Recipe
-from flawline.stages.graph import Graph, load_graph
-from flawline.stages.ratio import ImageScore
+from flawline.report.evaluation import merge_rows
+from flawline.scoring.ratio import ImageScore
 from flawline.targets.compile import compile_graph
+from flawline.targets.graph import Graph, load_graph
 from flawline.teachers import PatchFeatures, Teacher
 
 RESULTS = Path(__file__).parent / "results" / "graph_cost.json"

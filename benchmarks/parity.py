@@ -17,9 +17,9 @@ from typing import Annotated
 
 import typer
 
-from flawline.evaluate import merge_rows
-from flawline.fitting import MEMORY
-from flawline.repository.manifest import read
+from flawline.artefact.manifest import read
+from flawline.jobs.fit import MEMORY
+from flawline.report.evaluation import merge_rows
 from flawline.repository.names import discrepancy
 from flawline.repository.publish import live_version
 

@@ -30,17 +30,17 @@ from rich.console import Console
 from rich.table import Table
 from turns import Case, Row, figures, ratios, take_turns
 
+from flawline.artefact.served import ServedLine
 from flawline.data import Dataset, load_dataset
 from flawline.errors import FlawlineError
-from flawline.evaluate import merge_rows
 from flawline.progress import say
 from flawline.recipe import Recipe
+from flawline.report.evaluation import merge_rows
 from flawline.repository import names
 from flawline.repository.publish import live_version
-from flawline.server import TritonServer
-from flawline.stages.graph import Graph, load_graph
-from flawline.stages.line import ServedLine
-from flawline.stages.picture import Pixels, decode, letterbox
+from flawline.scoring.picture import Pixels, decode, letterbox
+from flawline.serving.tritonserver import TritonServer
+from flawline.targets.graph import Graph, load_graph
 from flawline_client import InspectionClient, InspectionError
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
@@ -137,7 +137,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
 
 
 def _build_sample(dataset: Dataset, repository: Path) -> None:
-    from flawline.build import build  # needs torch, which measuring a published line does not
+    from flawline.jobs.build import build  # needs torch, which measuring a published line does not
 
     build("exdd", dataset, SAMPLE, repository=repository, recipe=SAMPLE_RECIPE)
 

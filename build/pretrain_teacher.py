@@ -25,7 +25,7 @@ from flawline.teachers.generator import Dice, Episode, draw_episode
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.pretexts import PRETEXTS, Seen
 from flawline.teachers.teacher import even_exposure
-from flawline.training_state import (
+from flawline.training.state import (
     fill_module,
     fill_optimiser,
     module_tensors,

@@ -22,9 +22,9 @@ from positive_only import by_positive_bank
 
 from flawline.data import Dataset, load_dataset
 from flawline.errors import DataError, FlawlineError
-from flawline.evaluate import Evaluation, merge_rows
-from flawline.fitting import FittedLine, fit
+from flawline.jobs.fit import FittedLine, fit
 from flawline.recipe import Recipe, read_recipe
+from flawline.report.evaluation import Evaluation, merge_rows
 
 RESULTS = ACCURACY.with_name("ablations.json")
 KEY = ("detector", "data", "teacher", "seed", "steps", "ddpm_steps", "settings")

@@ -20,13 +20,13 @@ from flawline.data import load_dataset
 from flawline.data.squares import Square
 from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.students.training import TrainingConfig
-from flawline.evaluate import merge_rows
-from flawline.fitting import FittedLine, fit
-from flawline.metrics import PixelCurves, to_picture
+from flawline.jobs.fit import FittedLine, fit
 from flawline.recipe import Recipe, read_recipe
-from flawline.stages.fusion import Evidence, fuse
-from flawline.stages.picture import Geometry
-from flawline.stages.settings import Fusion, LineSettings
+from flawline.report.evaluation import merge_rows
+from flawline.report.metrics import PixelCurves, to_picture
+from flawline.scoring.fusion import Evidence, fuse
+from flawline.scoring.picture import Geometry
+from flawline.scoring.settings import Fusion, LineSettings
 
 RESULTS = ROOT / "benchmarks" / "results" / "fusion.json"
 SMALL = "normals=60,test_normals=30,test_defects=30,train_defects=0"

@@ -22,16 +22,16 @@ from common import RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
 from numpy.typing import NDArray
 from peer_job import Answer, Job, JobFacts, read_answer, write
 
-from flawline.calibration import calibrate
 from flawline.data import Dataset, Sample, load_dataset
 from flawline.data.squares import Square
 from flawline.errors import DataError
-from flawline.evaluate import Evaluation, accuracy_row, merge_rows
-from flawline.fitting import plan_calibration
+from flawline.jobs.fit import plan_calibration
 from flawline.progress import say, track
 from flawline.recipe import Recipe, read_recipe
-from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import Verdict, p_value
+from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows
+from flawline.scoring.calibration import calibrate
+from flawline.scoring.picture import Geometry
+from flawline.scoring.verdict import Verdict, p_value
 from flawline.teachers import load_teacher
 
 HERE = Path(__file__).parent
@@ -118,7 +118,7 @@ def ask(job: Job) -> Answer:
     with tempfile.TemporaryDirectory(prefix="flawline-peer-") as temporary:
         write(Path(temporary), job)
         # The teacher's own class is imported there too, so that both see the same features.
-        surroundings = os.environ | {"PYTHONPATH": str(ROOT / "build"), "HF_HUB_OFFLINE": "1"}
+        surroundings = os.environ | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1"}
         subprocess.run(
             [python, "-W", "ignore", HERE / "peer_patchcore.py", temporary],
             cwd=ROOT,

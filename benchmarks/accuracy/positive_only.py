@@ -7,17 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flawline.calibration import calibrate
 from flawline.data import Dataset, Sample
 from flawline.data.squares import Square
 from flawline.detectors.exdd.model import ExDD
 from flawline.detectors.line import Line
 from flawline.errors import DataError
-from flawline.fitting import FittedLine, plan_calibration
+from flawline.jobs.fit import FittedLine, plan_calibration
 from flawline.recipe import Recipe
-from flawline.stages.fusion import fuse
-from flawline.stages.picture import Geometry
-from flawline.stages.ratio import EPSILON, Floats
+from flawline.scoring.calibration import calibrate
+from flawline.scoring.fusion import fuse
+from flawline.scoring.picture import Geometry
+from flawline.scoring.ratio import EPSILON, Floats
 
 BATCH = 8
 

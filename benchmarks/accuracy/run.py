@@ -16,7 +16,7 @@ import typer
 from common import RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
 from random_teacher import teacher_folder, write_random_teacher
 
-from flawline.fitting import MEMORY
+from flawline.jobs.fit import MEMORY
 from flawline.recipe import read_recipe
 
 RECIPES = ("patchcore", "adapted", "adapted_long", "synthetic", "exdd", "exdd_paper", "exdd_faithful")

@@ -19,9 +19,9 @@ from flawline.data import Dataset, load_dataset
 from flawline.data.squares import Square
 from flawline.detectors.exdd.model import MemoryBank, embed
 from flawline.files import write_atomically
-from flawline.stages.fusion import smooth
-from flawline.stages.ratio import ImageScore, ratio_map
-from flawline.stages.settings import LineSettings
+from flawline.scoring.fusion import smooth
+from flawline.scoring.ratio import ImageScore, ratio_map
+from flawline.scoring.settings import LineSettings
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import AdaptConfig, adapt
 

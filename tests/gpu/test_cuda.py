@@ -9,7 +9,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from flawline.data import Dataset, load_dataset
-from flawline.fitting import fit
+from flawline.jobs.fit import fit
 from flawline.recipe import Recipe
 from flawline.synthesis.configs import DDPMConfig
 from flawline.synthesis.ddpm import DDPM, train_ddpm

@@ -11,8 +11,8 @@ from PIL import Image
 from small_build import SIZE
 from tritonclient.grpc import InferInput, InferResult
 
-from flawline.server import TritonServer
-from flawline.stages.postprocess import MAX_BOXES, Verdict
+from flawline.scoring.verdict import MAX_BOXES, Verdict
+from flawline.serving.tritonserver import TritonServer
 
 OUTPUTS = {
     "SCORE": (np.float32, (1,)),

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from small_build import LARGER, LEARNT, SIZE, Published, draw
 
-from flawline.build import build
+from flawline.jobs.build import build
 from flawline.recipe import Recipe
 
 pytest.register_assert_rewrite("asking")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.build import BuiltLine
 from flawline.data import Dataset
 from flawline.data.surfaces import SurfaceOptions, load
+from flawline.jobs.build import BuiltLine
 from flawline.repository.names import discrepancy
 
 SIZE, LARGER = 128, 192

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flawline.build import build
 from flawline.data import load_dataset
 from flawline.errors import FlawlineError
+from flawline.jobs.build import build
 from flawline.recipe import Recipe
-from flawline.server import TritonServer
+from flawline.serving.tritonserver import TritonServer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import locust_run

@@ -18,7 +18,7 @@ from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from typer.testing import CliRunner
 
-from flawline.server import TritonServer
+from flawline.serving.tritonserver import TritonServer
 from flawline_client import (
     AsyncInspectionClient,
     Inspection,

@@ -44,8 +44,8 @@ FIT = """
 import json, sys
 from dataclasses import replace
 from flawline.data import load_dataset
-from flawline.evaluate import peak_rss_mb
-from flawline.fitting import fit
+from flawline.report.evaluation import peak_rss_mb
+from flawline.jobs.fit import fit
 from flawline.recipe import Recipe
 
 spec, count = sys.argv[1], int(sys.argv[2])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from flawline.server import SHARED_MEMORY, TritonServer
+from flawline.serving.tritonserver import SHARED_MEMORY, TritonServer
 
 pytestmark = pytest.mark.server
 
@@ -159,7 +159,7 @@ def run_python(code: str, *arguments: Path | str) -> subprocess.Popen[str]:
 def test_ends_with_the_process_that_started_it(repository: Path) -> None:
     code = """
 import pathlib, sys, time
-from flawline.server import TritonServer
+from flawline.serving.tritonserver import TritonServer
 with TritonServer(pathlib.Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0) as server:
     print(server.pid, server._shm_prefix, flush=True)
     time.sleep(60)
@@ -176,7 +176,7 @@ with TritonServer(pathlib.Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_p
 
 SERVE = """
 import pathlib, sys
-from flawline.server import serve_forever
+from flawline.serving.tritonserver import serve_forever
 status = serve_forever(pathlib.Path(sys.argv[1]), grpc_port=0, http_port=0, metrics_port=0)
 assert "torch" not in sys.modules
 sys.exit(status)

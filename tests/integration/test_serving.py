@@ -22,12 +22,12 @@ from small_build import SIZE, Published
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
-from flawline.repository.manifest import FILE
+from flawline.artefact.manifest import FILE
+from flawline.artefact.served import NEGATIVE, ServedLine, search_batch
 from flawline.repository.names import SHARED, discrepancy
 from flawline.repository.publish import list_lines, live_version
-from flawline.server import TritonServer
-from flawline.stages.line import NEGATIVE, ServedLine, search_batch
-from flawline.stages.picture import decode, letterbox
+from flawline.scoring.picture import decode, letterbox
+from flawline.serving.tritonserver import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -12,14 +12,14 @@ from small_build import Published
 from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
-from flawline.build import write_build_report
+from flawline.artefact.served import NEGATIVE, ServedLine
+from flawline.jobs.build import write_build_report
 from flawline.repository.names import SHARED
 from flawline.repository.publish import list_lines
-from flawline.server import TritonServer
-from flawline.stages.fusion import Evidence
-from flawline.stages.line import NEGATIVE, ServedLine
-from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import Verdict, judge
+from flawline.scoring.fusion import Evidence
+from flawline.scoring.picture import Geometry
+from flawline.scoring.verdict import Verdict, judge
+from flawline.serving.tritonserver import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image
 
 from flawline.data.sample import GOOD, Sample
-from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import Verdict
+from flawline.scoring.picture import Geometry
+from flawline.scoring.verdict import Verdict
 
 WIDTH, HEIGHT, SIZE = 96, 48, 32
 """Pictures are twice as wide as high, so their map fills the upper half of its square."""

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import ResNetBackbone, ResNetConfig
 
+from flawline.artefact.manifest import CalibrationFacts, DataFacts, Manifest, TrainingFacts, sha256
 from flawline.data import Dataset
 from flawline.data.surfaces import SurfaceOptions, load
 from flawline.detectors.ddpm_ast.config import DDPMASTConfig
@@ -13,10 +14,9 @@ from flawline.detectors.exdd.model import ExDD, MemoryBank
 from flawline.detectors.line import Line
 from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.students.fit import make_student
-from flawline.fitting import parse_detector
+from flawline.jobs.fit import parse_detector
 from flawline.recipe import Recipe
-from flawline.repository.manifest import CalibrationFacts, DataFacts, Manifest, TrainingFacts, sha256
-from flawline.stages.ratio import ImageScore
+from flawline.scoring.ratio import ImageScore
 from flawline.teachers import PatchFeatures, load_teacher
 
 SIZE = 128

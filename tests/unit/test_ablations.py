@@ -20,10 +20,10 @@ from tables import TABLES, ablation_table
 
 from flawline.data import Dataset
 from flawline.errors import DataError, RecipeError
-from flawline.fitting import FittedLine, fit
-from flawline.learning import line_synthesizer
+from flawline.jobs.fit import FittedLine, fit
+from flawline.jobs.learning import line_synthesizer
 from flawline.recipe import Recipe, read_recipe
-from flawline.stages.picture import Geometry
+from flawline.scoring.picture import Geometry
 from flawline.synthesis import DDPMBlend, DDPMConfig, SimplexBlend, SimplexConfig, get_synthesizer
 
 LINE = "surfaces:woven,size=128x128,normals=12,test_normals=2,test_defects=2,train_defects=0"

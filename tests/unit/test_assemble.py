@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from small_lines import write_artefact
 
+from flawline.artefact.manifest import Manifest
+from flawline.artefact.served import NEGATIVE, POSITIVE
 from flawline.repository import names
 from flawline.repository.assemble import MAX_BATCH, line_models, native_discrepancy
 from flawline.repository.config import ModelConfig, Tensor
-from flawline.repository.manifest import Manifest
 from flawline.repository.publish import CONFIG, shared_stages
-from flawline.stages.line import NEGATIVE, POSITIVE
-from flawline.stages.picture import SIZES
-from flawline.stages.settings import SETTINGS
+from flawline.scoring.picture import SIZES
+from flawline.scoring.settings import SETTINGS
 from flawline.targets.compile import TARGETS
 
 VERDICT = {

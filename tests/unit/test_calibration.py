@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom, binom
 from small_lines import draw_line, small_recipe, write_teacher
 
-from flawline.calibration import Calibration, calibrate, normals_needed
 from flawline.data import Dataset
 from flawline.errors import DataError
-from flawline.fitting import FittedLine, fit
-from flawline.stages.postprocess import p_value
+from flawline.jobs.fit import FittedLine, fit
+from flawline.scoring.calibration import Calibration, calibrate, normals_needed
+from flawline.scoring.verdict import p_value
 
 REPETITIONS = 3000
 CHANCE = 1e-3

@@ -8,7 +8,8 @@ import pytest
 from made_up import HEIGHT, WIDTH, sample, verdict
 
 from flawline.errors import DataError, RecipeError
-from flawline.evaluate import (
+from flawline.files import write_atomically
+from flawline.report.evaluation import (
     ACCURACY_KEY,
     GALLERY_SIZE,
     Evaluation,
@@ -18,7 +19,6 @@ from flawline.evaluate import (
     peak_rss_mb,
     spread,
 )
-from flawline.files import write_atomically
 
 
 def small_test(folder: Path) -> Evaluation:

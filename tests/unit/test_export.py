@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from small_lines import KEY, SIZE, small_model, write_teacher
 from torch import nn
 
+from flawline.detectors.export import CONSTANTS, INPUT, LineGraph, export_onnx
 from flawline.errors import ArtefactError, RecipeError
-from flawline.stages.graph import RUNTIMES, Graph, load_graph
-from flawline.stages.ratio import ImageScore
-from flawline.stages.settings import LineSettings
+from flawline.scoring.ratio import ImageScore
+from flawline.scoring.settings import LineSettings
 from flawline.targets.compile import TARGETS, check_target, compile_graph
-from flawline.targets.export import CONSTANTS, INPUT, LineGraph, export_onnx
+from flawline.targets.graph import RUNTIMES, Graph, load_graph
 
 SETTINGS = LineSettings(
     size=SIZE,

@@ -12,13 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from small_lines import SIZE, draw_line, small_recipe, write_teacher
 
-from flawline import learning
 from flawline.data import Dataset, Sample
 from flawline.data.squares import Square, cover
 from flawline.detectors.exdd.model import embed
 from flawline.detectors.students.variation import VariationConfig
 from flawline.errors import ArtefactError, DataError, FlawlineError, RecipeError
-from flawline.fitting import FittedLine, fit
+from flawline.jobs import learning
+from flawline.jobs.fit import FittedLine, fit
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import adapt
 
@@ -297,7 +297,7 @@ def test_an_adapted_line_sees_with_its_own_teacher_and_calibrates_on_pictures_it
         seen.append(len(pictures))
         return adapt(teacher, pictures, *rest, **named)
 
-    monkeypatch.setattr("flawline.learning.adapt", spy)
+    monkeypatch.setattr("flawline.jobs.learning.adapt", spy)
     small = ADAPT
     plain = fit("exdd", line, small_recipe(teacher, false_alarm=0.25), seed=0)
     adapted = fit("exdd", line, small_recipe(teacher, false_alarm=0.25, adapt=small), seed=0)

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from flawline.errors import ArtefactError
-from flawline.stages.fusion import Evidence, fuse, parts, strongest
-from flawline.stages.picture import Geometry
-from flawline.stages.ratio import ImageScore
-from flawline.stages.settings import Fusion, LineSettings
+from flawline.scoring.fusion import Evidence, fuse, parts, strongest
+from flawline.scoring.picture import Geometry
+from flawline.scoring.ratio import ImageScore
+from flawline.scoring.settings import Fusion, LineSettings
 
 SIZE = 64
 SQUARE = Geometry.fit(SIZE, SIZE, SIZE)

@@ -8,10 +8,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from flawline.artefact.served import search_batch
 from flawline.detectors.exdd.model import MemoryBank
 from flawline.errors import ArtefactError
-from flawline.stages.knn import BankIndex, crowding
-from flawline.stages.line import search_batch
+from flawline.scoring.knn import BankIndex, crowding
 
 D = 96
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from small_lines import KEY, write_artefact
 
+from flawline.artefact.manifest import FILE, artefact_key, read, sha256, verify
 from flawline.errors import ArtefactError
-from flawline.repository.manifest import FILE, artefact_key, read, sha256, verify
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from flawline.metrics import BINS, PixelCurves, image_metrics, to_picture
-from flawline.stages.picture import Geometry
+from flawline.report.metrics import BINS, PixelCurves, image_metrics, to_picture
+from flawline.scoring.picture import Geometry
 
 Pictures = list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
 

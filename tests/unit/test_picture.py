@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawline.errors import PictureError
-from flawline.stages.picture import FORMATS, MAX_PIXELS, MIN_SIDE, Geometry, check_size, decode, letterbox
+from flawline.scoring.picture import FORMATS, MAX_PIXELS, MIN_SIDE, Geometry, check_size, decode, letterbox
 
 SPARE = 64 * 1024 * 1024
 """Bytes that refusing a picture may take: far less than the pixels its header promises."""

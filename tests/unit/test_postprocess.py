@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawline.stages.fusion import Evidence, smooth
-from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import MAX_BOXES, Verdict, judge, p_value
-from flawline.stages.ratio import ImageScore
-from flawline.stages.settings import SETTINGS as LENGTH
-from flawline.stages.settings import Fusion, LineSettings
+from flawline.scoring.fusion import Evidence, smooth
+from flawline.scoring.picture import Geometry
+from flawline.scoring.ratio import ImageScore
+from flawline.scoring.settings import SETTINGS as LENGTH
+from flawline.scoring.settings import Fusion, LineSettings
+from flawline.scoring.verdict import MAX_BOXES, Verdict, judge, p_value
 
 SIZE, GRID = 128, 16
 """Patches of 8 pixels."""

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawline.stages.knn import Neighbours
-from flawline.stages.ratio import EPSILON, ImageScore, ratio_map
+from flawline.scoring.knn import Neighbours
+from flawline.scoring.ratio import EPSILON, ImageScore, ratio_map
 
 ROWS, COLUMNS = 3, 4
 ALL = np.ones((ROWS, COLUMNS), dtype=np.bool_)

@@ -8,9 +8,9 @@ import pytest
 from made_up import sample, verdict
 
 from flawline.errors import DataError
-from flawline.evaluate import Evaluation
-from flawline.gallery import PictureRow
-from flawline.report import decision_threshold, write_report
+from flawline.report.evaluation import Evaluation
+from flawline.report.gallery import PictureRow
+from flawline.report.page import decision_threshold, write_report
 
 
 def evaluation_of(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flawline import server
 from flawline.errors import ServerError
-from flawline.server import ServerInstall, TritonServer, find_server
+from flawline.serving import tritonserver as server
+from flawline.serving.tritonserver import ServerInstall, TritonServer, find_server
 
 PYTHON_MODEL = 'backend: "python" max_batch_size: 8'
 
@@ -108,7 +108,11 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: py
         ("sys.platform", "darwin", "this is darwin"),
         ("platform.libc_ver", lambda: ("glibc", "2.31"), r"needs glibc 2\.35 or later, .* glibc 2\.31"),
         ("platform.libc_ver", lambda: ("", ""), "this system has another libc"),
-        ("flawline.server._python_version", lambda: "3.99", r"cannot serve Python 3\.99; use one of 3\.10"),
+        (
+            "flawline.serving.tritonserver._python_version",
+            lambda: "3.99",
+            r"cannot serve Python 3\.99; use one of 3\.10",
+        ),
     ],
 )
 def test_a_machine_that_cannot_run_the_wheel_is_told_why(

@@ -22,7 +22,7 @@ from flawline.detectors.students.crops import BEYOND, Crops
 from flawline.detectors.students.fit import Chosen, StudentConfig, make_student
 from flawline.detectors.students.training import Training, TrainingConfig, train
 from flawline.errors import ArtefactError, DataError
-from flawline.stages.picture import letterbox
+from flawline.scoring.picture import letterbox
 from flawline.teachers import Teacher, load_teacher
 
 SIZE = 96

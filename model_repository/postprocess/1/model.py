@@ -3,12 +3,12 @@
 import cv2
 
 from flawline.errors import ArtefactError
-from flawline.stages import triton
-from flawline.stages.fusion import Evidence
-from flawline.stages.picture import Geometry
-from flawline.stages.postprocess import judge
-from flawline.stages.settings import LineSettings
-from flawline.stages.verdicts import respond
+from flawline.scoring.fusion import Evidence
+from flawline.scoring.picture import Geometry
+from flawline.scoring.settings import LineSettings
+from flawline.scoring.verdict import judge
+from flawline.serving import triton
+from flawline.serving.answers import respond
 
 
 class TritonPythonModel:

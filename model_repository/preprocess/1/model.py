@@ -7,9 +7,9 @@ needs. Only outputs that are asked for are made.
 import numpy as np
 
 from flawline.errors import PictureError
-from flawline.stages import triton
-from flawline.stages.decoding import Decoder
-from flawline.stages.picture import letterbox
+from flawline.scoring.picture import letterbox
+from flawline.serving import triton
+from flawline.serving.decoding import Decoder
 
 
 class TritonPythonModel:

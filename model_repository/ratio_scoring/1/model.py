@@ -6,11 +6,11 @@ from collections import defaultdict
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from flawline.stages import triton
-from flawline.stages.knn import Neighbours
-from flawline.stages.line import score_patches
-from flawline.stages.picture import Geometry
-from flawline.stages.settings import LineSettings
+from flawline.artefact.served import score_patches
+from flawline.scoring.knn import Neighbours
+from flawline.scoring.picture import Geometry
+from flawline.scoring.settings import LineSettings
+from flawline.serving import triton
 
 
 class BankError(Exception):

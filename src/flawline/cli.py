@@ -1,0 +1,331 @@
+"""The `flawline` command: arguments in, results and errors out; the work is done elsewhere.
+
+Modules that need torch are imported inside the commands that train, so that a serving install runs the others.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flawline.durations import read_duration
+from flawline.errors import FlawlineError
+from flawline.progress import say
+from flawline_client.cli import inspect_command
+
+app = typer.Typer(
+    help="Visual inspection on NVIDIA Triton: train, calibrate, prove and serve a surface-defect detector.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Detector = Annotated[str, typer.Argument(help="exdd, sacd, ddpm_ast, sacd+exdd or ddpm_ast+exdd.")]
+Data = Annotated[
+    str, typer.Option(help="LAYOUT:PATH, for example magnetic_tile:data/magnetic_tile, or surfaces.")
+]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="YAML file with settings of the build.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; for training.")]
+Repository = Annotated[Path, typer.Option(help="Triton model repository.")]
+Line = Annotated[str, typer.Option(help="Name of the line.")]
+FalseAlarm = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of good pictures that may be called defective.  [default: 0.01]", show_default=False
+    ),
+]
+Positive = Annotated[
+    str | None,
+    typer.Option(
+        help="Positive bank: labelled, synthetic, none, or auto (labelled defects if there are any).  "
+        "[default: auto]",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(help="Side of the model square in pixels.  [default: 256]", show_default=False),
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(help="builtin, hf:<name> or a folder.  [default: builtin]", show_default=False),
+]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time for training a student, for example 90s, 20m or 2h.  [default: the recipe's steps]",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Folder that keeps the state of training; the same command goes on from it."),
+]
+DEFAULT_REPOSITORY = Path("model_repository")
+
+
+@app.command()
+def build(
+    detector: Detector,
+    data: Data,
+    line: Line,
+    repository: Repository = DEFAULT_REPOSITORY,
+    target: Annotated[
+        str, typer.Option(help="How the graph is compiled: openvino or onnxruntime.")
+    ] = "openvino",
+    recipe: RecipeFile = None,
+    false_alarm: FalseAlarm = None,
+    positive: Positive = None,
+    size: Size = None,
+    teacher: Teacher = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    device: Device = "auto",
+    budget: Budget = None,
+    checkpoint: Checkpoint = None,
+    fused: Annotated[
+        bool, typer.Option(help="Also publish <line>_fused, the whole line as one model.")
+    ] = True,
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report of the test split here.")] = None,
+) -> None:
+    """Train, calibrate, compile, check parity, and publish a new version of a line."""
+    from flawline.data import load_dataset
+    from flawline.jobs.build import build as build_line
+    from flawline.jobs.build import write_build_report
+    from flawline.recipe import read_recipe
+
+    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    built = build_line(
+        detector,
+        load_dataset(data, seed=seed),
+        line,
+        repository=repository,
+        recipe=settings,
+        target=target,
+        seed=seed,
+        device=device,
+        budget=read_duration(budget),
+        checkpoint=checkpoint,
+        fused=fused,
+    )
+    manifest = built.manifest
+    table = Table("path", "pictures", "largest score difference", "rank correlation", "decisions flipped")
+    for fact in manifest.parity:
+        table.add_row(
+            fact.path,
+            str(fact.pictures),
+            f"{fact.max_score_difference:.1e}",
+            f"{fact.rank_correlation:.6f}",
+            str(fact.decisions_flipped),
+        )
+    Console().print(table)
+    say(f"Promise: {manifest.calibration.promise}.")
+    say(
+        f"Published line '{line}' version {manifest.version} in {repository}; serve it with 'flawline serve'."
+    )
+    if report is not None:
+        write_build_report(report, built)
+        say(f"Report: {report}")
+
+
+@app.command()
+def evaluate(
+    detector: Detector,
+    data: Data,
+    recipe: RecipeFile = None,
+    false_alarm: FalseAlarm = None,
+    positive: Positive = None,
+    size: Size = None,
+    teacher: Teacher = None,
+    seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one fit each.")] = "0",
+    device: Device = "auto",
+    budget: Budget = None,
+    checkpoint: Checkpoint = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Merge rows in the form of accuracy.json into this file.")
+    ] = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Write an HTML report here.")] = None,
+) -> None:
+    """Fit and score on a split: AUROC, AP, AUPRO, recall and false alarms at the budget, spread over seeds."""
+    from flawline.jobs.evaluate import measure, report, summary
+    from flawline.recipe import read_recipe
+
+    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError as error:
+        msg = f"--seeds '{seeds}': give whole numbers separated by commas, for example 0,1,2"
+        raise typer.BadParameter(msg) from error
+    runs = measure(
+        detector,
+        data,
+        settings,
+        seeds=numbers,
+        device=device,
+        budget=read_duration(budget),
+        checkpoint=checkpoint,
+        command=["flawline", *sys.argv[1:]],
+        json_file=json_file,
+    )
+    table = Table("figure", f"mean of {len(runs)}" if len(runs) > 1 else "value")
+    for name, text in summary(runs).items():
+        table.add_row(name, text)
+    Console().print(table)
+    if report_file is not None:
+        facts = {"Adaptation": settings.adapt.statement}
+        report(report_file, runs, title=f"{detector} on {runs[0].row['data']}", facts=facts)
+        say(f"Report: {report_file}")
+
+
+@app.command()
+def serve(
+    repository: Repository = DEFAULT_REPOSITORY,
+    grpc_port: Annotated[int, typer.Option(help="Port for gRPC clients.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="Port for HTTP clients and health checks.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.")] = 8002,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Run the real Triton server in the foreground until Ctrl-C."""
+    from flawline.repository.publish import list_lines, place_shared_stages
+    from flawline.serving.tritonserver import serve_forever
+
+    if repository.is_dir():
+        place_shared_stages(repository)
+        for line in list_lines(repository):
+            if line.problem:
+                say(f"Line '{line.line}' will not be served: {line.problem}")
+    status = serve_forever(
+        repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, host=host
+    )
+    raise typer.Exit(status)
+
+
+app.command("inspect")(inspect_command)
+
+
+@app.command()
+def synthesize(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder to write to, in layout 'folder'.")],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="mixed, cutpaste, perlin, strokes, gaussian, simplex, planted, ddpm (trains a small diffusion "
+            "model on the line first) or latent_diffusion (needs a pretrained model); of several others, "
+            "with + between them, each as often.  [default: the recipe's, or mixed]",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with settings of ddpm, latent_diffusion, simplex and strokes."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Time for training ddpm, for example 90s, 10m or 2h.  [default: the recipe's steps]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda; for ddpm and latent_diffusion.")] = "auto",
+) -> None:
+    """Make defect pictures with masks from a line's normal pictures, and a contact sheet.
+
+    What ddpm trains is kept in OUT/ddpm: the same command goes on where it was interrupted.
+    """
+    from flawline.data import load_dataset
+    from flawline.jobs.fit import pick_device
+    from flawline.recipe import read_recipe
+    from flawline.synthesis.line import synthesize_line
+
+    settings = read_recipe(recipe, synthesis=method)
+    synthesize_line(
+        load_dataset(data, seed=seed),
+        settings.synthesis,
+        count,
+        out,
+        seed,
+        ddpm=settings.ddpm,
+        latent_diffusion=settings.latent_diffusion,
+        simplex=settings.simplex,
+        strokes=settings.strokes,
+        device=str(pick_device(device)),
+        budget=read_duration(budget),
+    )
+    say(f"Wrote {count} pictures and {out / 'contact_sheet.png'}")
+
+
+@app.command()
+def lines(
+    repository: Repository = DEFAULT_REPOSITORY,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of a table.")] = False,
+) -> None:
+    """Show what is published, and whether its files are whole."""
+    from flawline.repository.publish import list_lines
+
+    statuses = list_lines(repository)
+    if as_json:
+        for status in statuses:
+            sys.stdout.write(json.dumps(_line_facts(status)) + "\n")
+        return
+    table = Table("line", "live", "versions", "detector", "target", "image AUROC", "built", "state")
+    for status in statuses:
+        facts = _line_facts(status)
+        auroc = facts["image_auroc"]
+        table.add_row(
+            status.line,
+            str(status.live or "-"),
+            " ".join(map(str, status.versions)),
+            facts["detector"] or "-",
+            facts["target"] or "-",
+            "-" if auroc is None else f"{auroc:.3f}",
+            facts["created"] or "-",
+            status.problem or "ok",
+        )
+    Console().print(table)
+
+
+def _line_facts(status: Any) -> dict[str, Any]:  # noqa: ANN401 - LineStatus, imported only where needed
+    manifest = status.manifest
+    return {
+        "line": status.line,
+        "live": status.live,
+        "versions": status.versions,
+        "detector": manifest and manifest.detector,
+        "target": manifest and manifest.target,
+        "image_auroc": manifest and manifest.metrics and manifest.metrics["image_auroc"],
+        "created": manifest and manifest.created,
+        "problem": status.problem,
+    }
+
+
+@app.command()
+def rollback(
+    line: Line,
+    to: Annotated[
+        int | None, typer.Option(help="Version to go back to.  [default: the one before]", show_default=False)
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Make an older version of a line live; nothing is deleted."""
+    from flawline.repository.publish import rollback as go_back
+
+    manifest = go_back(repository, line, to)
+    say(
+        f"Line '{line}' is at version {manifest.version}, built {manifest.created}; restart the server to serve it."
+    )
+
+
+def main() -> None:
+    """Run the command line; errors a user can mend are printed alone, with status 2. Ctrl-C ends it with 130."""
+    try:
+        app()
+    except FlawlineError as error:
+        say(f"flawline: {error}")
+        sys.exit(2)

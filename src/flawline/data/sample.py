@@ -1,0 +1,98 @@
+"""One picture with what is known of it, and a data set as a tuple of them."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from flawline.errors import DataError, PictureError
+from flawline.scoring.picture import Pixels, decode
+
+GOOD = "good"
+"""Class name of normal pictures, whatever their layout calls them."""
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture on disk and its labels.
+
+    `defect_class` is GOOD for a normal picture. A defect without a pixel label has `mask` None. Pictures of
+    one physical item share a `group`, and a group lies wholly in one `split`.
+    """
+
+    image: Path
+    defect_class: str
+    mask: Path | None
+    group: str
+    split: Split
+
+    @property
+    def is_defect(self) -> bool:
+        """The image label; an empty mask does not change it."""
+        return self.defect_class != GOOD
+
+    def read_image(self) -> Pixels:
+        """UINT8 [H, W, 3], RGB. Raises DataError naming the file if it cannot be read."""
+        try:
+            return decode(self.image.read_bytes())
+        except (OSError, PictureError) as error:
+            msg = f"{self.image}: {error}; repair or remove the file"
+            raise DataError(msg) from error
+
+    def read_mask(self, height: int, width: int) -> NDArray[np.bool_]:
+        """BOOL [height, width], True on defective pixels; all False when there is no mask.
+
+        A mask of another size than the picture is brought to it by nearest neighbour, so that it stays
+        binary. Raises DataError naming the file if it cannot be read.
+        """
+        if self.mask is None:
+            return np.zeros((height, width), dtype=np.bool_)
+        try:
+            with Image.open(self.mask) as image:
+                mask = np.asarray(image.convert("L")) > 0
+        except (OSError, ValueError) as error:
+            msg = f"{self.mask}: the mask cannot be read ({error}); repair or remove it"
+            raise DataError(msg) from error
+        if mask.shape != (height, width):
+            mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+        return np.asarray(mask, dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The pictures of one line. `name` is `layout` or `layout:folder name`, as results print it."""
+
+    name: str
+    root: Path
+    samples: tuple[Sample, ...]
+
+    @property
+    def train_normals(self) -> tuple[Sample, ...]:
+        """Normal pictures of the training split, in stable order."""
+        return tuple(s for s in self.samples if s.split == "train" and not s.is_defect)
+
+    @property
+    def train_defects(self) -> tuple[Sample, ...]:
+        """Labelled defect pictures of the training split, in stable order."""
+        return tuple(s for s in self.samples if s.split == "train" and s.is_defect)
+
+    @property
+    def test(self) -> tuple[Sample, ...]:
+        """All pictures of the test split, in stable order."""
+        return tuple(s for s in self.samples if s.split == "test")
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the training pictures and masks: their paths below `root` and their bytes."""
+        digest = hashlib.sha256()
+        for sample in (*self.train_normals, *self.train_defects):
+            for path in filter(None, (sample.image, sample.mask)):
+                digest.update(str(path.relative_to(self.root)).encode())
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()

@@ -1,0 +1,95 @@
+"""`make demo`: a generated line from nothing to answers of a real server, with a report to look at."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tritonclient.grpc as grpcclient
+import typer
+
+from flawline.data import Sample, load_dataset
+from flawline.detectors.ddpm_ast.config import DDPMASTConfig
+from flawline.detectors.students.training import TrainingConfig
+from flawline.errors import FlawlineError
+from flawline.files import write_atomically
+from flawline.jobs.build import build, write_build_report
+from flawline.progress import say, track
+from flawline.recipe import Recipe
+from flawline.report.gallery import PictureRow
+from flawline.serving.tritonserver import TritonServer
+from flawline_client import Inspection, InspectionClient
+from flawline_client.overlay import save_overlay
+
+LINE = "demo"
+DETECTOR = "ddpm_ast+exdd"
+RECIPE = Recipe(name="demo", ddpm_ast=DDPMASTConfig(training=TrainingConfig(steps=250)))
+"""A student of a minute or two; its own default is four times as long."""
+OVERLAYS = 12
+
+
+def demo(out: Path, data: str = "surfaces") -> dict[str, object]:
+    """Build and publish a line from generated pictures, serve it, ask it about every test picture.
+
+    Writes report.html, summary.json, overlays/ and model_repository/ into `out`; returns the summary.
+    """
+    dataset = load_dataset(data)
+    say(f"{len(dataset.train_normals)} normal pictures to learn from, {len(dataset.test)} to test on")
+    built = build(DETECTOR, dataset, LINE, repository=out / "model_repository", recipe=RECIPE)
+    with TritonServer(out / "model_repository", grpc_port=0, http_port=0, metrics_port=0) as server:
+        metadata = grpcclient.InferenceServerClient(server.grpc_url).get_server_metadata()
+        with InspectionClient(server.grpc_url) as client:
+            answers = [client.inspect(LINE, s.image) for s in track(dataset.test, "asking the server")]
+    _save_overlays(out / "overlays", dataset.test, answers, built.evaluation.rows)
+    write_build_report(out / "report.html", built)
+    result = built.evaluation.result()
+    latencies = [answer.latency_ms for answer in answers]
+    eager = [row.called for row in built.evaluation.rows]
+    manifest = built.manifest
+    summary: dict[str, object] = {
+        "server_version": metadata.version,
+        "images": len(answers),
+        "image_auroc": result.image_auroc,
+        "pixel_auroc": result.pixel_auroc,
+        "aupro": result.aupro,
+        "recall_at_budget": result.recall_at_budget,
+        "false_alarm_rate": result.false_alarm_rate,
+        "false_alarm_budget": manifest.calibration.false_alarm,
+        "decisions_flipped": sum(a.is_defect != called for a, called in zip(answers, eager, strict=True)),
+        "parity": [fact.model_dump() for fact in manifest.parity],
+        "latency_ms": {f"p{q}": round(float(np.percentile(latencies, q)), 1) for q in (50, 99)},
+        "line_version": manifest.version,
+    }
+    write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def _save_overlays(
+    folder: Path, samples: tuple[Sample, ...], answers: list[Inspection], rows: list[PictureRow]
+) -> None:
+    """The strongest found defects first, then everything that was decided wrongly, up to OVERLAYS."""
+    wrong = [i for i, row in enumerate(rows) if row.called != row.is_defect]
+    found = sorted(
+        (i for i, row in enumerate(rows) if row.called and row.is_defect), key=lambda i: -rows[i].score
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in (*found[: OVERLAYS // 2], *wrong[: OVERLAYS // 2]):
+        sample = samples[i]
+        save_overlay(answers[i], sample.image, folder / f"{sample.defect_class}_{sample.image.stem}.png")
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("out/demo"),
+) -> None:
+    """Generate a line, train it, serve it on a real Triton server, inspect its test pictures."""
+    try:
+        summary = demo(out)
+    except FlawlineError as error:
+        say(f"demo: {error}")
+        raise typer.Exit(2) from error
+    typer.echo(json.dumps({key: value for key, value in summary.items() if key != "parity"}, indent=2))
+    say(f"Look at {out / 'report.html'} and {out / 'overlays'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,46 @@
+"""Every choice ExDD leaves open, with the number the paper or its authors' code gives (papers: C2 to C5)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ExDDConfig(BaseModel):
+    """Settings of `exdd`. Where the authors' code has a quirk, the default is the clean choice.
+
+    Attributes:
+        negative_share: share of normal patches kept by the coreset (authors: 0.01).
+        positive_share: share of defect patches kept (authors: 0.1).
+        min_bank: a bank keeps at least this many patches, if there are as many (authors: 1000).
+        max_bank: and at most this many, so that a search stays within its time.
+        pool_limit: patches held while choosing; more are thinned at random, evenly over the pictures.
+        projection: dimensions in which the coreset measures distances (authors: 128); null keeps all.
+        neighbours: entries next to the nearest one that the neighbourhood weight looks at (authors: 2).
+        image_score: which patch speaks for the picture; see flawline.scoring.ratio.ImageScore.
+        positive_weight: exponent of the distance from the positive bank, 1 in the paper, 0 for distance from
+            normal alone; see flawline.scoring.ratio.ratio_map.
+        positive_patches: 'masked' keeps the patches that a defect covers; 'crops' is the authors' way: every
+            patch of the defect's bounding box, cut out and resized to 128 x 128; 'last_crop' also keeps only the
+            last region of each picture, as their code does by overwriting files.
+        min_cover: share of a patch that the defect must cover, for 'masked'. The most covered patch of a
+            defect always counts.
+        faithful_pooling: 3 x 3 pooling without padding and adaptive resizing, as the authors' code does.
+        eight_bit_map: the authors' blur works on the map rounded to 8 bits per picture; ties follow.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    negative_share: float = Field(0.01, gt=0, le=1)
+    positive_share: float = Field(0.1, gt=0, le=1)
+    min_bank: int = Field(1000, ge=1)
+    max_bank: int = Field(20_000, ge=1)
+    pool_limit: int = Field(400_000, ge=1000)
+    projection: int | None = Field(128, ge=1)
+    neighbours: int = Field(2, ge=1)
+    image_score: Literal["map_peak", "negative_peak", "faithful"] = "map_peak"
+    positive_weight: float = Field(0.25, ge=0, le=1)
+    positive_patches: Literal["masked", "crops", "last_crop"] = "masked"
+    min_cover: float = Field(0.25, gt=0, le=1)
+    faithful_pooling: bool = False
+    eight_bit_map: bool = False

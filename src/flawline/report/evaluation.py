@@ -1,0 +1,299 @@
+"""Measure a detector on a test split, picture by picture, and keep the results as rows of a JSON file."""
+
+import hashlib
+import json
+import resource
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from flawline.data.sample import Sample
+from flawline.errors import DataError, RecipeError
+from flawline.files import write_atomically
+from flawline.report.gallery import Card, Gallery, PictureRow
+from flawline.report.metrics import PixelCurves, image_metrics, to_picture
+from flawline.scoring.verdict import Verdict
+
+SPREAD_METRICS = (
+    "image_auroc",
+    "image_ap",
+    "f1_max",
+    "pixel_auroc",
+    "pixel_ap",
+    "aupro",
+    "recall_at_budget",
+    "false_alarm_rate",
+)
+"""Fields of EvaluationResult whose mean and spread over seeds mean something."""
+ACCURACY_KEY = ("detector", "data", "teacher", "recipe", "seed", "labels_used")
+"""Fields that tell one row of accuracy.json from another."""
+GALLERY_SIZE = 6
+"""Cards kept per gallery: about 0.6 MB each."""
+
+
+class ClassRecall(BaseModel):
+    """Of `count` defective pictures of one class, the share called defective, 0 to 1."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recall: float
+    count: int
+
+
+class EvaluationResult(BaseModel):
+    """Figures of one evaluation. Shares and areas are 0 to 1; None where the data cannot tell.
+
+    `found` of `defects` and `false_alarms` of `normals` were called defective. Pixel figures rest on
+    `pixel_images` pictures with `regions` connected regions of ground truth in them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    images: int
+    normals: int
+    defects: int
+    found: int
+    false_alarms: int
+    image_auroc: float | None
+    image_ap: float | None
+    f1_max: float | None
+    pixel_images: int
+    regions: int
+    pixel_auroc: float | None
+    pixel_ap: float | None
+    aupro: float | None
+    budget: float
+    false_alarm_rate: float | None
+    recall_at_budget: float | None
+    recall_by_class: dict[str, ClassRecall]
+
+
+class Spread(BaseModel):
+    """Mean over the `n` results that have the figure; `std` is the sample deviation, None below two."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mean: float
+    std: float | None
+    n: int
+
+
+class Evaluation:
+    """What a line said of one test split, gathered one picture at a time in bounded memory.
+
+    Kept are a table row per picture, fixed histograms for the pixel curves, and the few cards a report shows.
+    """
+
+    def __init__(self, budget: float, seed: int = 0) -> None:
+        """`budget`: share of good pictures the line may call defective. `seed`: of the fit, for the report."""
+        self.budget = budget
+        self.seed = seed
+        self.rows: list[PictureRow] = []
+        self._curves = PixelCurves()
+        self._pixel_images = 0
+        self._hits, self._weak_hits, self._misses, self._alarms, self._good = (
+            Gallery(GALLERY_SIZE) for _ in range(5)
+        )
+
+    def add(self, sample: Sample, verdict: Verdict) -> None:
+        """Take in one picture of the test split.
+
+        A defective picture whose mask is missing or empty says nothing about its pixels and is left out of
+        the pixel figures; counting them as normal would blame the detector for finding the defect.
+
+        Raises:
+            RecipeError: the score or the map is not finite.
+            DataError: the picture or its mask cannot be read.
+
+        """
+        if not (np.isfinite(verdict.score) and np.isfinite(verdict.anomaly_map).all()):
+            msg = f"{sample.image}: its scores are not finite; lower the learning rate in the recipe and fit again"
+            raise RecipeError(msg)
+        row = PictureRow.of(sample, verdict)
+        truth = _pixel_label(sample, verdict)
+        if truth is not None:
+            self._curves.add(to_picture(verdict.anomaly_map, verdict.geometry), truth)
+            self._pixel_images += 1
+        self.rows.append(row)
+        self._offer(row, sample, verdict, truth)
+
+    def result(self) -> EvaluationResult:
+        """All figures over the pictures added so far."""
+        normals = [row for row in self.rows if not row.is_defect]
+        defects = [row for row in self.rows if row.is_defect]
+        image = image_metrics(
+            np.array([row.is_defect for row in self.rows], dtype=np.bool_),
+            np.array([row.score for row in self.rows], dtype=np.float64),
+        )
+        return EvaluationResult(
+            images=len(self.rows),
+            normals=len(normals),
+            defects=len(defects),
+            found=sum(row.called for row in defects),
+            false_alarms=sum(row.called for row in normals),
+            image_auroc=image.auroc,
+            image_ap=image.ap,
+            f1_max=image.f1_max,
+            pixel_images=self._pixel_images,
+            regions=self._curves.regions,
+            pixel_auroc=self._curves.auroc(),
+            pixel_ap=self._curves.average_precision(),
+            aupro=self._curves.aupro(),
+            budget=self.budget,
+            false_alarm_rate=_share_called(normals),
+            recall_at_budget=_share_called(defects),
+            recall_by_class=_recall_by_class(defects),
+        )
+
+    @property
+    def hits(self) -> list[Card]:
+        """Found defects of the highest scores."""
+        return self._hits.cards()
+
+    @property
+    def weak_hits(self) -> list[Card]:
+        """Found defects of the lowest scores, lowest first, without those already among `hits`."""
+        shown = {card.row.name for card in self.hits}
+        return [card for card in self._weak_hits.cards() if card.row.name not in shown]
+
+    @property
+    def misses(self) -> list[Card]:
+        """Missed defects of the lowest scores, lowest first."""
+        return self._misses.cards()
+
+    @property
+    def false_alarms(self) -> list[Card]:
+        """Good pictures called defective, highest score first."""
+        return self._alarms.cards()
+
+    @property
+    def passed(self) -> list[Card]:
+        """Good pictures passed as good, drawn by chance (the same in any order of adding)."""
+        return self._good.cards()
+
+    def _offer(
+        self, row: PictureRow, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None
+    ) -> None:
+        def make() -> Card:
+            return Card.of(row, sample, verdict, truth)
+
+        if row.is_defect and row.called:
+            self._hits.offer(row.score, sample.group, make)
+            self._weak_hits.offer(-row.score, sample.group, make)
+        elif row.is_defect:
+            self._misses.offer(-row.score, sample.group, make)
+        elif row.called:
+            self._alarms.offer(row.score, sample.group, make)
+        else:
+            lot = int.from_bytes(hashlib.sha256(row.name.encode()).digest()[:6], "big")
+            self._good.offer(lot, sample.group, make)
+
+
+def _pixel_label(sample: Sample, verdict: Verdict) -> NDArray[np.bool_] | None:
+    """BOOL [H, W]; None for a defective picture whose mask is missing or empty."""
+    if sample.is_defect and sample.mask is None:
+        return None
+    truth = sample.read_mask(verdict.geometry.height, verdict.geometry.width)
+    return None if sample.is_defect and not truth.any() else truth
+
+
+def _share_called(rows: Sequence[PictureRow]) -> float | None:
+    return sum(row.called for row in rows) / len(rows) if rows else None
+
+
+def _recall_by_class(defects: Sequence[PictureRow]) -> dict[str, ClassRecall]:
+    by_class: dict[str, list[bool]] = {}
+    for row in sorted(defects, key=lambda row: row.defect_class):
+        by_class.setdefault(row.defect_class, []).append(row.called)
+    return {
+        name: ClassRecall(recall=statistics.mean(called), count=len(called))
+        for name, called in by_class.items()
+    }
+
+
+def spread(results: Sequence[EvaluationResult]) -> dict[str, Spread]:
+    """Mean and deviation of each of SPREAD_METRICS over seeds; figures that no result has are left out."""
+    spreads = {}
+    for metric in SPREAD_METRICS:
+        values = [value for result in results if (value := getattr(result, metric)) is not None]
+        if values:
+            std = statistics.stdev(values) if len(values) > 1 else None
+            spreads[metric] = Spread(mean=statistics.fmean(values), std=std, n=len(values))
+    return spreads
+
+
+def peak_rss_mb() -> float:
+    """Most memory this process has held so far, in MB (10^6 bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def accuracy_row(
+    result: EvaluationResult,
+    *,
+    detector: str,
+    data: str,
+    teacher: str,
+    recipe: str,
+    seed: int,
+    fit_seconds: float,
+    peak_rss_mb: float,
+    labels_used: str,
+    command: str,
+) -> dict[str, object]:
+    """One row of accuracy.json; shares to four places. `labels_used` is "none" or says what the fit was told."""
+    figures = {metric: getattr(result, metric) for metric in SPREAD_METRICS}
+    return {
+        "detector": detector,
+        "data": data,
+        "teacher": teacher,
+        "recipe": recipe,
+        "seed": seed,
+        **{metric: None if value is None else round(value, 4) for metric, value in figures.items()},
+        "budget": result.budget,
+        "normals": result.normals,
+        "defects": result.defects,
+        "fit_seconds": round(fit_seconds, 1),
+        "peak_rss_mb": round(peak_rss_mb),
+        "labels_used": labels_used,
+        "command": command,
+    }
+
+
+def merge_rows(path: Path, rows: Iterable[Mapping[str, object]], key: Sequence[str] = ACCURACY_KEY) -> None:
+    """Add rows to a JSON list at `path`, sorted by the fields of `key`; a row of the same key is replaced.
+
+    The file is written whole or not at all.
+
+    Raises:
+        DataError: the file is there but is not a JSON list of objects.
+
+    """
+    merged = {_row_key(row, key): row for row in (*_read_rows(path), *rows)}
+    ordered = [merged[each] for each in sorted(merged)]
+    write_atomically(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def _read_rows(path: Path) -> list[dict[str, object]]:
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path}: not a JSON file ({error}); repair it, or remove it to start anew"
+        raise DataError(msg) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        msg = f"{path}: not a list of results; name another file, or remove it to start anew"
+        raise DataError(msg)
+    return rows
+
+
+def _row_key(row: Mapping[str, object], key: Sequence[str]) -> tuple[str, ...]:
+    """Text that sorts whole numbers by size, so that rows of any mixture of fields can be ordered."""
+    values = (row.get(name) for name in key)
+    return tuple(f"{value:020d}" if isinstance(value, int) else str(value) for value in values)

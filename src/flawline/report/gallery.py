@@ -1,0 +1,98 @@
+"""The few pictures of an evaluation that a report shows, kept while all others stream past."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flawline.data.sample import Sample
+from flawline.scoring.picture import Pixels
+from flawline.scoring.verdict import Verdict
+
+THUMBNAIL_SIDE = 320
+"""Pixels of a card's longer side at most; smaller pictures keep their size."""
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One picture's line in the table of decisions; `name` is its folder and file name."""
+
+    name: str
+    defect_class: str
+    is_defect: bool
+    score: float
+    p_value: float
+    called: bool
+
+    @classmethod
+    def of(cls, sample: Sample, verdict: Verdict) -> "PictureRow":
+        """Put what was known of a picture beside what the line said of it."""
+        name = "/".join(sample.image.parts[-2:])
+        score, p_value, called = float(verdict.score), float(verdict.p_value), bool(verdict.is_defect)
+        return cls(name, sample.defect_class, sample.is_defect, score, p_value, called)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A thumbnail of h x w pixels, and all that is drawn over it.
+
+    `picture` is UINT8 [h, w, 3], `scores` FP32 [h, w] with 1.0 at the pixel threshold, `mask` BOOL [h, w] the
+    pixels called defective, `boxes` FP32 [K, 4] corners in thumbnail pixels, and `truth` BOOL [h, w] the
+    pixel label, None for a defective picture without one.
+    """
+
+    row: PictureRow
+    picture: Pixels
+    scores: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    boxes: NDArray[np.float32]
+    truth: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, row: PictureRow, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None) -> "Card":
+        """Read the picture again and shrink it with its map, mask, boxes and label [H, W]."""
+        geometry = verdict.geometry
+        scale = min(1.0, THUMBNAIL_SIDE / max(geometry.width, geometry.height))
+        size = (max(1, round(geometry.width * scale)), max(1, round(geometry.height * scale)))
+        inner = np.s_[: geometry.inner_height, : geometry.inner_width]
+        boxes = verdict.boxes[verdict.boxes[:, 4] >= 0, :4]
+        return cls(
+            row=row,
+            picture=np.asarray(cv2.resize(sample.read_image(), size, interpolation=cv2.INTER_AREA), np.uint8),
+            scores=np.asarray(cv2.resize(verdict.anomaly_map[inner], size), np.float32),
+            mask=_shrink_mask(verdict.mask[inner] > 0, size),
+            boxes=(boxes * scale).astype(np.float32),
+            truth=None if truth is None else _shrink_mask(truth, size),
+        )
+
+
+class Gallery:
+    """The `size` cards of highest rank, at most one of each group of near-copies."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: dict[str, tuple[float, Card]] = {}
+
+    def offer(self, rank: float, group: str, make: Callable[[], Card]) -> None:
+        """Keep the card if its rank earns a place; `make` is called only then."""
+        held = self._held.get(group)
+        if held is None and len(self._held) == self._size:
+            lowest = min(self._held, key=lambda name: self._held[name][0])
+            if self._held[lowest][0] >= rank:
+                return
+            del self._held[lowest]
+        elif held is not None and held[0] >= rank:
+            return
+        self._held[group] = (rank, make())
+
+    def cards(self) -> list[Card]:
+        """Return what is kept, highest rank first."""
+        return [card for _, card in sorted(self._held.values(), key=lambda entry: -entry[0])]
+
+
+def _shrink_mask(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """BOOL [h, w] of `size` (w, h): a pixel is set if any part of it was, so that thin cracks stay visible."""
+    shrunk = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk > 0, dtype=np.bool_)

@@ -1,0 +1,224 @@
+"""Publish versions of lines into a model repository, list them, go back to an older one.
+
+A line's version N is folder N in each of its models; the artefact, with its manifest, is
+`<line>_discrepancy/N`. Version folders are written once and never changed. What is live is said by the models'
+config.pbtxt alone, which pin one version and are replaced atomically, the front doors last.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flawline.artefact.manifest import Manifest, verify
+from flawline.errors import ArtefactError, RecipeError
+from flawline.files import write_atomically
+from flawline.repository import names
+from flawline.repository.assemble import line_models, native_discrepancy
+from flawline.repository.config import ModelConfig
+
+CONFIG = "config.pbtxt"
+LINE_STAGES = Path(__file__).parents[1] / "serving" / "line_stages"
+
+
+@dataclass(frozen=True)
+class LineStatus:
+    """A line as `flawline lines` prints it. `problem` is None when its live version is whole."""
+
+    line: str
+    live: int | None
+    versions: tuple[int, ...]
+    manifest: Manifest | None
+    problem: str | None
+
+
+def shared_stages() -> Path:
+    """Folder of the hand-written shared stages: in the source tree, or inside an installed wheel."""
+    installed = Path(__file__).parent / "shared"
+    return installed if installed.is_dir() else Path(__file__).parents[3] / "model_repository"
+
+
+def place_shared_stages(repository: Path) -> None:
+    """Copy the shared stages into a repository, replacing those of another version of Flawline."""
+    source = shared_stages()
+    if source.resolve() == repository.resolve():
+        return
+    for name in names.SHARED:
+        for file in (f"{name}/1/model.py", f"{name}/{CONFIG}"):
+            content = (source / file).read_text()
+            target = repository / file
+            if not target.is_file() or target.read_text() != content:
+                write_atomically(target, content)
+
+
+@contextmanager
+def staging_area(repository: Path, line: str) -> Iterator[Path]:
+    """A folder beside the repository, on the same disk, for one build of a line; removed at the end.
+
+    Raises:
+        RecipeError: another build of this line is under way.
+
+    """
+    repository.mkdir(parents=True, exist_ok=True)
+    area = repository.resolve().parent / f".{repository.name}.building"
+    area.mkdir(exist_ok=True)
+    with (area / f"{line}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            msg = f"another build of line '{line}' into {repository} is under way; wait for it to end"
+            raise RecipeError(msg) from error
+        folder = area / line
+        shutil.rmtree(folder, ignore_errors=True)  # left by a build that was killed
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def versions(repository: Path, line: str) -> tuple[int, ...]:
+    """Version numbers of a line, ascending; empty when it was never published."""
+    folder = repository / names.discrepancy(line)
+    found = (child.name for child in folder.iterdir()) if folder.is_dir() else ()
+    return tuple(sorted(int(name) for name in found if name.isdecimal() and not name.startswith("0")))
+
+
+def live_version(repository: Path, line: str) -> int | None:
+    """The version that the front door `<line>` serves; None when there is none or its config is damaged."""
+    config = _config(repository / line / CONFIG)
+    return config.versions[0] if config is not None and config.versions else None
+
+
+def _config(path: Path) -> ModelConfig | None:
+    """What a config.pbtxt says; None when it is missing or damaged."""
+    try:
+        return ModelConfig.from_pbtxt(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ArtefactError):
+        return None
+
+
+def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
+    """Make the models of a version live: version folders first, then configurations, the front doors last.
+
+    `artefact` is the finished artefact folder; it is moved to its place if it is not there yet. An error or
+    Ctrl-C leaves the version live that was; after a power cut between two files, `list_lines` names the mixture.
+    """
+    graph = names.discrepancy(manifest.line)
+    home = repository / graph / str(manifest.version)
+    if artefact != home:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        artefact.rename(home)
+    models = line_models(manifest)
+    for name in models:  # an ensemble's version folder is empty
+        (repository / name / str(manifest.version)).mkdir(parents=True, exist_ok=True)
+    if manifest.fused:
+        stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
+        write_atomically(stage, (LINE_STAGES / "fused.py").read_text())
+    doors = {manifest.line, names.pixels(manifest.line)}
+    configs = {repository / graph / "configs" / "native.pbtxt": native_discrepancy(manifest)}
+    for name in sorted(models, key=lambda name: name in doors):
+        configs[repository / name / CONFIG] = models[name]
+    _replace_together({path: config.to_pbtxt() for path, config in configs.items()})
+    if not manifest.fused:
+        shutil.rmtree(repository / names.fused(manifest.line), ignore_errors=True)
+    _sync(repository)
+
+
+def _replace_together(contents: dict[Path, str]) -> None:
+    """Replace several files, or none of them: after an error or Ctrl-C all are as they were."""
+    before = {path: path.read_text(errors="replace") if path.is_file() else None for path in contents}
+    try:
+        for path, content in contents.items():
+            write_atomically(path, content)
+    except BaseException:
+        for path, old in before.items():
+            if old is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_atomically(path, old)
+        raise
+
+
+def list_lines(repository: Path) -> list[LineStatus]:
+    """All lines of a repository and whether their live versions are whole; checks every file's SHA-256.
+
+    Raises RecipeError if there is no such folder.
+    """
+    if not repository.is_dir():
+        msg = f"{repository} is no folder; name the model repository that 'flawline build' published into"
+        raise RecipeError(msg)
+    suffix = names.discrepancy("")
+    lines = sorted(p.name.removesuffix(suffix) for p in repository.glob(f"*{suffix}") if p.is_dir())
+    return [_status(repository, line) for line in lines]
+
+
+def _status(repository: Path, line: str) -> LineStatus:
+    live, manifest, problem = live_version(repository, line), None, None
+    if live is None:
+        problem = f"{repository / line / CONFIG}: missing or damaged; roll back to a version or build again"
+    else:
+        try:
+            manifest = verify(repository / names.discrepancy(line) / str(live))
+            _check_configs(repository, manifest)
+        except ArtefactError as error:
+            problem = str(error)
+    return LineStatus(line, live, versions(repository, line), manifest, problem)
+
+
+def _check_configs(repository: Path, manifest: Manifest) -> None:
+    """Raise ArtefactError if a model of the line is configured for another version."""
+    for name, expected in line_models(manifest).items():
+        path = repository / name / CONFIG
+        if _config(path) != expected:
+            msg = (
+                f"{path}: missing, changed or of another version than {manifest.version}, which is live; "
+                f"run 'flawline rollback --line {manifest.line} --to {manifest.version}' to restore it"
+            )
+            raise ArtefactError(msg)
+
+
+def rollback(repository: Path, line: str, to: int | None) -> Manifest:
+    """Make an older version of a line live: `to`, or the newest one below the live one.
+
+    Raises:
+        RecipeError: the line or version does not exist, or there is none below.
+        ArtefactError: that version is damaged; the live one stays live.
+
+    """
+    known = versions(repository, line)
+    if not known:
+        msg = f"{repository} has no line '{line}'; 'flawline lines' shows what is published"
+        raise RecipeError(msg)
+    if to is None:
+        live = live_version(repository, line) or known[-1] + 1
+        older = [number for number in known if number < live]
+        if not older:
+            msg = f"line '{line}' has no version before {live}; there are: {', '.join(map(str, known))}"
+            raise RecipeError(msg)
+        to = older[-1]
+    if to not in known:
+        msg = f"line '{line}' has no version {to}; there are: {', '.join(map(str, known))}"
+        raise RecipeError(msg)
+    home = repository / names.discrepancy(line) / str(to)
+    manifest = verify(home)
+    with staging_area(repository, line):  # keeps a build from publishing at the same moment
+        write_models(repository, manifest, home)
+    return manifest
+
+
+def next_version(repository: Path, line: str) -> int:
+    """One more than the highest ever published; numbers are not used again after a rollback."""
+    return max(versions(repository, line), default=0) + 1
+
+
+def _sync(folder: Path) -> None:
+    """Ask the disk to keep what was renamed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

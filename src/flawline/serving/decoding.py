@@ -1,0 +1,62 @@
+"""Decode the pictures of many requests at once; a bad one spoils only its own request."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+
+from flawline.errors import PictureError
+from flawline.scoring.picture import Pixels, check_size, decode
+from flawline.serving import triton
+
+Decoded = list[Pixels] | PictureError
+"""The pictures of one request, or what is wrong with it."""
+
+
+class Decoder:
+    """Reads IMAGE or PIXELS of requests, with a pool of `threads` (Pillow and OpenCV release the GIL)."""
+
+    def __init__(self, threads: int) -> None:
+        cv2.setNumThreads(1)  # the pool is the parallelism
+        self._pool = ThreadPoolExecutor(threads)
+
+    def read(self, requests: Sequence[triton.Request]) -> list[Decoded]:
+        """Pictures UINT8 [H, W, 3] of each request, or its PictureError."""
+        jobs = [self._pictures(request) for request in requests]
+        flat = [item for job in jobs if isinstance(job, list) for item in job]
+        results = iter(list(self._pool.map(_decode_or_error, flat)))
+        return [_gather([next(results) for _ in job]) if isinstance(job, list) else job for job in jobs]
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown()
+
+    @staticmethod
+    def _pictures(request: triton.Request) -> list[bytes | Pixels] | PictureError:
+        encoded, raw = triton.optional_array(request, "IMAGE"), triton.optional_array(request, "PIXELS")
+        if encoded is not None and raw is None:
+            return list(encoded.ravel())
+        if raw is not None and encoded is None:
+            return list(raw)
+        return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS (UINT8 [H, W, 3])")
+
+
+def _decode_or_error(item: bytes | Pixels) -> Pixels | PictureError:
+    try:
+        if isinstance(item, bytes):
+            return decode(item)
+        height, width, channels = item.shape
+        if channels != 3:
+            return PictureError(f"PIXELS has {channels} channels; send RGB, shape [H, W, 3]")
+        check_size(width, height)
+    except PictureError as error:
+        return error
+    return item
+
+
+def _gather(results: list[Pixels | PictureError]) -> Decoded:
+    for number, result in enumerate(results, start=1):
+        if isinstance(result, PictureError):
+            place = f"picture {number} of {len(results)}: " if len(results) > 1 else ""
+            return PictureError(f"{place}{result}")
+    return [result for result in results if not isinstance(result, PictureError)]

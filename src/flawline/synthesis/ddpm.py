@@ -1,0 +1,272 @@
+"""A small denoising diffusion model of a line's normal pictures (papers: DDPM + asymmetric student, RealNet).
+
+Trained on normal pictures alone. Its reverse chain with widened variance gives pictures that are near the normal
+ones without being among them, which `flawline.synthesis.ddpm_blend` puts into Perlin regions. Needs torch, numpy,
+safetensors and diffusers, and nothing else.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from flawline.errors import DataError, RecipeError
+from flawline.files import write_atomically
+from flawline.synthesis.configs import DDPMConfig
+from flawline.synthesis.ddpm_blend import DDPMBlend
+from flawline.synthesis.ddpm_checkpoint import Checkpoint, identity
+from flawline.synthesis.ddpm_data import Crops, Scale
+from flawline.synthesis.plain import Pixels, to_pixels
+from flawline.synthesis.reverse import reverse, visited
+from flawline.training.state import CHECKPOINT_SECONDS, save_tensors
+
+__all__ = ["DDPM", "DDPMBlend", "DDPMConfig", "Progress", "Scale", "train_ddpm"]
+
+_WARM_UP = 50
+
+Progress = Callable[[float], None]
+"""Called with the share that is done, 0 to 1."""
+
+
+class DDPM:
+    """A trained model: generates pictures, and is saved as a folder of config.json and model.safetensors."""
+
+    def __init__(self, network: nn.Module, config: DDPMConfig, scale: Scale) -> None:
+        self.network = network.eval().requires_grad_(requires_grad=False)
+        self.config = config
+        self.scale = scale
+        self.alphas = _alphas(config).to(next(network.parameters()).device)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        count: int,
+        seed: int,
+        pictures: Sequence[Pixels] | None = None,
+        progress: Progress | None = None,
+    ) -> list[Pixels]:
+        """Generate pictures; s of the widened variance is drawn anew for every batch.
+
+        Args:
+            count: how many, at least 1.
+            seed: of every random choice.
+            pictures: normal pictures, UINT8 [H, W, 3] each, which partial diffusion starts from.
+            progress: told after every batch.
+
+        Returns:
+            UINT8 [side, side, 3] each.
+
+        Raises:
+            RecipeError: the settings ask for partial diffusion, and there are no pictures.
+            DataError: a picture of another form, or smaller than `side`.
+
+        """
+        config = self.config
+        if config.partial is not None and not pictures:
+            msg = "partial diffusion starts from normal pictures; give some, or set partial to null"
+            raise RecipeError(msg)
+        crops = Crops(pictures or (), config)
+        # The network sees nothing beyond the rim and leaves it noisy: crops are made wider and cut.
+        margin = 0 if config.whole else config.coarsest
+        side = config.side + 2 * margin
+        top = config.timesteps - 1 if config.partial is None else config.partial
+        made: list[Pixels] = []
+        for number in range(-(-count // config.batch)):
+            rng = np.random.default_rng([seed, number])
+            generator = _generator(rng)
+            shape = (min(config.batch, count - len(made)), len(self.scale.mean), side, side)
+            sample = torch.randn(shape, generator=generator).to(self.alphas.device)
+            if config.partial is not None:
+                signal = self.alphas[top]
+                normal = F.pad(crops.draw(len(sample), rng), (margin,) * 4, mode="reflect").to(sample.device)
+                sample = signal.sqrt() * self.scale.standardised(normal) + (1 - signal).sqrt() * sample
+            widen = rng.uniform(*config.widen)
+            levels = visited(top, config.sampling_steps)
+            extent = self.scale.extent(sample.device)
+            values = reverse(self._predict, sample, levels, self.alphas, extent, widen, generator)
+            values = values[..., margin : side - margin, margin : side - margin]
+            grey_levels = self.scale.grey_levels(values).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
+            made += [to_pixels(value) for value in grey_levels.cpu().numpy()]
+            if progress is not None:
+                progress(len(made) / count)
+        return made
+
+    def _predict(self, sample: Tensor, level: int) -> Tensor:
+        levels = torch.full((len(sample),), level, device=sample.device)
+        return _predicted(self.network, sample, levels, self.alphas, self.config.patch)
+
+    def save(self, folder: Path) -> None:
+        """Write the folder, made when missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors(folder / "model.safetensors", self.network.state_dict(), {})
+        content = {"scale": asdict(self.scale), **asdict(self.config)}
+        write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path, device: str | torch.device = "cpu") -> "DDPM":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: a file is missing or damaged.
+
+        """
+        try:
+            content = json.loads((folder / "config.json").read_text())
+            scale = content.pop("scale")
+            scale = Scale(tuple(scale["mean"]), scale["deviation"])
+            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+            config = DDPMConfig(**settings)
+            network = _network(config, len(scale.mean), seed=0)
+            network.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            msg = f"{folder} holds no whole diffusion model ({reason}); train it again"
+            raise DataError(msg) from error
+        return cls(network.to(device), config, scale)
+
+
+def train_ddpm(
+    pictures: Sequence[Pixels],
+    config: DDPMConfig,
+    *,
+    seed: int,
+    device: str | torch.device = "cpu",
+    checkpoint: Path | None = None,
+    resume: bool = True,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> DDPM:
+    """Learn to predict the noise in normal pictures: min E |eps - eps_theta(sqrt(a_t) x + sqrt(1-a_t) eps, t)|^2.
+
+    Every random draw follows from the seed and the number of the step: training for so many steps that was
+    interrupted and goes on from its checkpoint ends with the weights of an unbroken one.
+
+    Args:
+        pictures: normal, UINT8 [H, W, 3] each, of any sizes; `config.whole` says whether crops are learnt.
+        config: settings.
+        seed: of the weights and every random draw.
+        device: to train on; the model stays there.
+        checkpoint: file written every half minute and at the end; its folder is made when missing.
+        resume: go on from `checkpoint` where it exists; otherwise it is written over.
+        budget: seconds after which training ends even before `config.steps`, those before a checkpoint included.
+        progress: told after every step.
+
+    Returns:
+        The model with the running mean of the weights.
+
+    Raises:
+        DataError: no picture, one of another form or smaller than the crops, or a checkpoint that is damaged or
+            of other pictures, settings or another seed.
+
+    """
+    if not len(pictures):
+        msg = "there is no normal picture to train a diffusion model on; give some"
+        raise DataError(msg)
+    crops = Crops(pictures, config)
+    scale = crops.scale()
+    network = _network(config, len(scale.mean), seed).to(device).train()
+    mean = _network(config, len(scale.mean), seed).to(device).eval()
+    optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
+    state = Checkpoint(checkpoint, identity(pictures, config, seed))
+    step, spent = state.load(network, mean, optimiser) if resume else (0, 0.0)
+    alphas = _alphas(config).to(device)
+    start = saved = time.monotonic()
+    while (done := _done(step, spent + time.monotonic() - start, config.steps, budget)) < 1:
+        rate = config.learning_rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        rng = np.random.default_rng([seed, step])
+        clean = scale.standardised(crops.draw(config.batch, rng).to(device))
+        loss = _loss(network, clean, alphas, config.patch, _generator(rng))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        _follow(mean, network, min(config.ema, step / (step + 10)))
+        if progress is not None:
+            progress(_done(step, spent + time.monotonic() - start, config.steps, budget))
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            state.save(network, mean, optimiser, step, spent + time.monotonic() - start)
+            saved = time.monotonic()
+    state.save(network, mean, optimiser, step, spent + time.monotonic() - start)
+    return DDPM(mean, config, scale)
+
+
+def _done(step: int, seconds: float, steps: int, budget: float | None) -> float:
+    """Share of training that is done, by steps or by time, whichever is further: 0 to 1."""
+    return min(1.0, max(step / steps, seconds / budget if budget else 0.0))
+
+
+def _loss(
+    network: nn.Module, clean: Tensor, alphas: Tensor, patch: int, generator: torch.Generator
+) -> Tensor:
+    """Mean squared error of the predicted noise, a scalar, on pictures FP32 [B, C, S, S]."""
+    level = torch.randint(len(alphas), (len(clean),), generator=generator).to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    signal = alphas[level][:, None, None, None]
+    noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+    with torch.autocast(clean.device.type, dtype=torch.bfloat16):
+        predicted = _predicted(network, noisy, level, alphas, patch)
+    return F.mse_loss(predicted, noise)
+
+
+def _predicted(network: nn.Module, noisy: Tensor, level: Tensor, alphas: Tensor, patch: int) -> Tensor:
+    """Give the noise in pictures FP32 [B, C, S, S] at levels INT64 [B].
+
+    The network itself tells v = sqrt(a_t) eps - sqrt(1-a_t) x (Salimans and Ho, "Progressive distillation", 2022),
+    from which eps = sqrt(a_t) v + sqrt(1-a_t) x_t follows. In very noisy pictures eps is then right from the start,
+    which a network trained for minutes only would otherwise spend them on.
+    """
+    places = network(F.pixel_unshuffle(noisy, patch), level).sample
+    velocity = F.pixel_shuffle(places.float(), patch)
+    signal = alphas[level][:, None, None, None]
+    return signal.sqrt() * velocity + (1 - signal).sqrt() * noisy
+
+
+@torch.no_grad()
+def _follow(mean: nn.Module, network: nn.Module, decay: float) -> None:
+    """Let the running mean of the weights follow them."""
+    for kept, now in zip(mean.parameters(), network.parameters(), strict=True):
+        kept.lerp_(now, 1 - decay)
+
+
+def _network(config: DDPMConfig, colours: int, seed: int) -> nn.Module:
+    """U-Net whose coarsest level also attends over all places."""
+    plain = len(config.channels) - 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet2DModel(
+            sample_size=config.side // config.patch,
+            in_channels=colours * config.patch**2,
+            out_channels=colours * config.patch**2,
+            layers_per_block=config.blocks,
+            block_out_channels=config.channels,
+            down_block_types=("DownBlock2D",) * plain + ("AttnDownBlock2D",),
+            up_block_types=("AttnUpBlock2D",) + ("UpBlock2D",) * plain,
+            norm_num_groups=8,
+            attention_head_dim=min(32, config.channels[-1]),
+        )
+    return cast(nn.Module, network)
+
+
+def _alphas(config: DDPMConfig) -> Tensor:
+    """Share of signal left at each noise level, FP32 [T]."""
+    scheduler: Any = DDPMScheduler(num_train_timesteps=config.timesteps, beta_schedule="linear")
+    return cast(Tensor, scheduler.alphas_cumprod)
+
+
+def _generator(rng: np.random.Generator) -> torch.Generator:
+    """Random numbers for torch, on the CPU: one seed gives the same on every device."""
+    return torch.Generator().manual_seed(int(rng.integers(2**63)))

@@ -1,0 +1,125 @@
+"""Regions drawn by Perlin noise, filled with other material (papers: DRAEM, DeSTSeg, RealNet)."""
+
+from collections.abc import Callable
+from typing import cast
+
+import cv2
+import numpy as np
+
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import draw_source, jitter, until_visible
+from flawline.synthesis.noise import perlin_noise
+from flawline.synthesis.plain import MIN_PIXELS, Mask, Sources, compose, is_grey, to_pixels, unit
+from flawline.synthesis.visibility import wide_blur
+
+_THRESHOLD = 0.5
+_TILES = 8
+"""Tiles per axis of a shuffled source."""
+_MATERIAL_SHARES = (0.35, 0.25, 0.25, 0.15)
+"""How often each material is taken, in the order of `PerlinBlend`; blurring is the least conspicuous."""
+
+
+def perlin_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
+    """Draw a region: 2^k cells per axis with k uniform in 0..5, turned by U(-90, 90) degrees, cut at 0.5.
+
+    Procedure of DRAEM (Zavrtanik et al., ICCV 2021). An empty region is drawn again, a cell is never
+    smaller than two pixels, and the noise is mirrored into the corners that turning frees.
+
+    Returns:
+        BOOL [height, width].
+
+    """
+    while True:
+        cells_y, cells_x = (min(2 ** int(rng.integers(6)), max(1, side // 2)) for side in (height, width))
+        noise = perlin_noise(height, width, cells_y, cells_x, rng)
+        turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-90, 90), 1)
+        turned = cv2.warpAffine(noise, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+        mask = turned > _THRESHOLD
+        if mask.any():
+            return mask
+
+
+class PerlinBlend:
+    """Blends other material into Perlin regions: x_syn = (1-M) x + M (d x_src + (1-d) x), d ~ U(0.2, 1).
+
+    The material x_src is a normal picture turned, mirrored and shuffled in 8 x 8 tiles (the self-augmentation of
+    DRAEM and DeSTSeg, which needs no outside textures), generated noise, the picture made brighter or darker, or
+    the picture blurred.
+    """
+
+    name = "perlin"
+
+    def __init__(self, sources: Sources = (), min_pixels: int = MIN_PIXELS) -> None:
+        self.sources = sources
+        self.min_pixels = min_pixels
+        self._materials: tuple[Callable[[Pixels, np.random.Generator], Pixels], ...] = (
+            self._shuffled,
+            noise_texture,
+            brightness_shift,
+            blurred,
+        )
+
+    def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        """See `Synthesizer`."""
+        return until_visible(self._draw, picture, rng, self.min_pixels)
+
+    def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
+        height, width = picture.shape[:2]
+        mask = perlin_mask(height, width, rng)
+        material = self._materials[rng.choice(len(self._materials), p=_MATERIAL_SHARES)](picture, rng)
+        opacity = rng.uniform(0.2, 1.0)
+        blend = cast(Pixels, cv2.addWeighted(material, opacity, picture, 1 - opacity, 0))
+        return compose(picture, blend, mask)
+
+    def _shuffled(self, picture: Pixels, rng: np.random.Generator) -> Pixels:
+        source = draw_source(self.sources, picture, rng)
+        return shuffled_tiles(jitter(source, 0.2, rng), picture.shape[0], picture.shape[1], rng)
+
+
+def shuffled_tiles(source: Pixels, height: int, width: int, rng: np.random.Generator) -> Pixels:
+    """Turn by quarters, mirror and shuffle `source` in 8 x 8 tiles: UINT8 [height, width, 3].
+
+    A source of another size is cropped at random or continued by its mirror image, never resized, because
+    resizing would change its grain.
+    """
+    turned = np.rot90(source, rng.integers(4))
+    if rng.random() < 0.5:
+        turned = turned[:, ::-1]
+    tile_y, tile_x = -(-height // _TILES), -(-width // _TILES)
+    full_y, full_x = tile_y * _TILES, tile_x * _TILES
+    top = rng.integers(max(0, turned.shape[0] - full_y) + 1)
+    left = rng.integers(max(0, turned.shape[1] - full_x) + 1)
+    crop = np.ascontiguousarray(turned[top : top + full_y, left : left + full_x])
+    crop = cv2.copyMakeBorder(crop, 0, full_y - crop.shape[0], 0, full_x - crop.shape[1], cv2.BORDER_REFLECT)
+    tiles = crop.reshape(_TILES, tile_y, _TILES, tile_x, 3).swapaxes(1, 2).reshape(-1, tile_y, tile_x, 3)
+    tiles = tiles[rng.permutation(_TILES * _TILES)].reshape(_TILES, _TILES, tile_y, tile_x, 3)
+    return cast(Pixels, tiles.swapaxes(1, 2).reshape(full_y, full_x, 3)[:height, :width])
+
+
+def noise_texture(picture: Pixels, rng: np.random.Generator) -> Pixels:
+    """Fractal noise of random grain and strength around a tone near that of `picture`: UINT8 [H, W, 3]."""
+    height, width = picture.shape[:2]
+    texture = np.zeros((height, width), dtype=np.float32)
+    cells = 2 ** int(rng.integers(2, 5))
+    for octave in range(3):
+        count = cells * 2**octave
+        texture += 0.5**octave * perlin_noise(
+            height, width, min(count, height // 2), min(count, width // 2), rng
+        )
+    tone = np.array(cv2.mean(picture)[:3]) + 255 * rng.uniform(-0.3, 0.3)
+    if not is_grey(picture):
+        tone = tone * (1 + rng.uniform(-0.2, 0.2, 3))
+    strength = rng.uniform(20, 80)
+    return to_pixels((tone + strength * texture[:, :, None]).astype(np.float32))
+
+
+def brightness_shift(picture: Pixels, rng: np.random.Generator) -> Pixels:
+    """Brighten or darken by 10 to 110 grey levels, more often a little than a lot: UINT8 [H, W, 3]."""
+    shift = rng.choice([-1, 1]) * np.exp(rng.uniform(np.log(10), np.log(110)))
+    return to_pixels(picture.astype(np.float32) + np.float32(shift))
+
+
+def blurred(picture: Pixels, rng: np.random.Generator) -> Pixels:
+    """Lose the texture, as under a film or wear: UINT8 [H, W, 3]."""
+    sigma = rng.uniform(1.5, 5) * unit(picture)
+    return wide_blur(picture, sigma)

@@ -1,0 +1,1 @@
+"""The one training loop, its state on disk and its budget of time."""
