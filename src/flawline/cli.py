@@ -95,7 +95,7 @@ def build(
     """Train, calibrate, compile, check parity, and publish a new version of a line."""
     from flawline.data import load_dataset
     from flawline.jobs.build import build as build_line
-    from flawline.jobs.build import write_build_report
+    from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
 
     settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)

@@ -38,6 +38,11 @@ class Sample:
         """The image label; an empty mask does not change it."""
         return self.defect_class != GOOD
 
+    @property
+    def title(self) -> str:
+        """Folder and file name of the picture, by which people know it."""
+        return f"{self.image.parent.name}/{self.image.name}"
+
     def read_image(self) -> Pixels:
         """UINT8 [H, W, 3], RGB. Raises DataError naming the file if it cannot be read."""
         try:

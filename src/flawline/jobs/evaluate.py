@@ -85,7 +85,9 @@ def measure(
             seed=seed,
             fit_seconds=fitted.seconds,
             peak_rss_mb=peak_rss_mb(),
-            labels_used=f"{fitted.positive.labelled} defect masks" if fitted.positive.labelled else "none",
+            labels_used=f"{fitted.data.labelled_defects} defect masks"
+            if fitted.data.labelled_defects
+            else "none",
             command=shlex.join(command),
         )
         runs.append(Run(fitted, evaluation, row))
@@ -102,7 +104,7 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Data": str(runs[0].row["data"]),
         "Teacher": str(runs[0].row["teacher"]),
         "Recipe": str(runs[0].row["recipe"]),
-        "Positive bank": fitted.positive.statement,
+        **fitted.statements,
         "Promise": fitted.calibration.promise,
         "Fit": f"{fitted.seconds:.0f} s",
         "Command": str(runs[0].row["command"]),

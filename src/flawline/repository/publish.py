@@ -19,6 +19,7 @@ from flawline.files import write_atomically
 from flawline.repository import names
 from flawline.repository.assemble import line_models, native_discrepancy
 from flawline.repository.config import ModelConfig
+from flawline.targets import TARGETS
 
 CONFIG = "config.pbtxt"
 LINE_STAGES = Path(__file__).parents[1] / "serving" / "line_stages"
@@ -119,7 +120,8 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
         stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
         write_atomically(stage, (LINE_STAGES / "fused.py").read_text())
     doors = {manifest.line, names.pixels(manifest.line)}
-    configs = {repository / graph / "configs" / "native.pbtxt": native_discrepancy(manifest)}
+    native = native_discrepancy(manifest, TARGETS.get(manifest.target).native)
+    configs = {repository / graph / "configs" / "native.pbtxt": native}
     for name in sorted(models, key=lambda name: name in doors):
         configs[repository / name / CONFIG] = models[name]
     _replace_together({path: config.to_pbtxt() for path, config in configs.items()})

@@ -92,7 +92,7 @@ class Bank(nn.Module):
 
     def _patches(self, maps: list[Tensor]) -> Tensor:
         lines, pictures = maps[0].shape[:2]
-        patches: Tensor = self.features([part.flatten(0, 1) for part in maps])
+        patches: Tensor = self.features([part.flatten(0, 1) for part in maps]).flatten(1, 2)
         return patches.unflatten(0, (lines, pictures))
 
 

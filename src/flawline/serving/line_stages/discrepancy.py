@@ -6,15 +6,15 @@ import numpy as np
 
 from flawline.artefact.manifest import verify
 from flawline.serving import triton
-from flawline.targets.graph import load_graph
+from flawline.targets import TARGETS
 
 
 class TritonPythonModel:
-    """PICTURE UINT8 [S, S, 3] -> the line's constants, and of DISCREPANCY and EMBEDDING what the line has."""
+    """PICTURE UINT8 [S, S, 3] -> what the line's parts give, and the key of its artefact."""
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.graph = load_graph(folder, verify(folder).target, threads=triton.threads(args))
+        self.graph = TARGETS.get(verify(folder).target).load(folder, triton.threads(args))
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         pictures = [triton.array(request, "PICTURE") for request in requests]
