@@ -205,7 +205,7 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
         "Detector": manifest.detector,
         "Data": manifest.data.name,
         "Data fingerprint": manifest.data.fingerprint,
-        "Teacher": f"{manifest.teacher['text']} ({manifest.teacher['fingerprint'][:12]})",
+        "Teacher": f"{manifest.teacher['source']} ({manifest.teacher['fingerprint'][:12]})",
         "Adaptation": AdaptConfig.model_validate(manifest.recipe["adapt"]).statement,
         **{heading: text for part in manifest.parts for heading, text in part.statements.items()},
         "Fusion": manifest.fusion or "none: one detector alone",
