@@ -23,7 +23,7 @@ class Recipe(BaseModel):
 
     Attributes:
         name: printed beside results.
-        teacher: `builtin`, `hf:<name>` or a local folder.
+        teacher: `builtin`, `hf:<name>`, a local folder, or `<source>:<name>` of another package.
         layers: stages of the teacher to use, from 1; null takes the teacher's default.
         even_exposure: bring each picture to one brightness and contrast first, for lines whose light varies.
         adapt: settings of the teacher's adaptation to the line.
