@@ -55,7 +55,10 @@ Size = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(help="builtin, hf:<name> or a folder.  [default: builtin]", show_default=False),
+    typer.Option(
+        help="builtin, hf:<name>, a folder, or a source of another package.  [default: builtin]",
+        show_default=False,
+    ),
 ]
 Budget = Annotated[
     str | None,

@@ -13,7 +13,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
 from flawline.artefact.served import NEGATIVE, ServedLine
-from flawline.jobs.build import write_build_report
+from flawline.jobs.release import write_build_report
 from flawline.repository.names import SHARED
 from flawline.repository.publish import list_lines
 from flawline.scoring.fusion import Evidence

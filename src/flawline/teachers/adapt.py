@@ -114,7 +114,7 @@ def adapt(
             group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
         normal, tested, irregular = crops.draw(Dice(seed * 1_000_003 + step, device))
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            maps = tuned.backbone((torch.cat((normal, tested)) * 255 - tuned.mean) / tuned.std).feature_maps
+            maps = tuned.backbone((torch.cat((normal, tested)) * 255 - tuned.mean) / tuned.std)
         pieces = [part.float()[None].split((len(normal), len(tested)), dim=1) for part in maps]
         seen = Seen([one for one, _ in pieces], [other for _, other in pieces], [], torch.zeros(1))
         episode = Episode(normal[None], tested[None], irregular[None], None)
