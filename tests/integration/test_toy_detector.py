@@ -82,9 +82,7 @@ def test_every_path_answers_as_eager_torch(built: dict[str, ReleasedLine]) -> No
     assert [part.name for part in built["beside"].manifest.parts] == ["toy", "exdd"]
 
 
-def test_a_spot_is_boxed_with_its_class_by_every_door(
-    built: dict[str, ReleasedLine], data: Dataset
-) -> None:
+def test_a_spot_is_boxed_with_its_class_by_every_door(built: dict[str, ReleasedLine], data: Dataset) -> None:
     """A wide picture with a black cell on its left, and one on its right."""
     repository = built["alone"].folder.parents[1]
     picture = data.test[0].read_image()[: SIZE // 2].copy()
