@@ -16,7 +16,6 @@ from flawline.detectors.exdd.fit import BATCH, ExDDTrainer, Pool, ReadDefect
 from flawline.detectors.exdd.model import ExDD, MemoryBank
 from flawline.detectors.line import Line
 from flawline.detectors.students.fit import STUDENTS
-from flawline.detectors.students.training import Training
 from flawline.errors import DataError, RecipeError
 from flawline.jobs.learning import (
     MAX_PICTURES,
@@ -34,6 +33,7 @@ from flawline.scoring.ratio import ImageScore
 from flawline.scoring.settings import Fusion, LineSettings
 from flawline.scoring.verdict import Verdict, judge
 from flawline.teachers import Teacher
+from flawline.training import Training
 
 Observed = tuple[Evidence, Geometry]
 """What the parts of a line found on one picture, and where it lies in its square."""
@@ -150,7 +150,7 @@ def fit(
     method, held_out = plan_calibration(normals, recipe, seed, folds=kind is None)
     unseen = set(held_out[0].tolist()) if method == "split" else set()
     kept = [sample for number, sample in enumerate(normals) if number not in unseen]
-    teacher, seconds_before = adapt_teacher(teacher, kept, recipe, seed=seed, checkpoint=checkpoint)
+    teacher, adaptation = adapt_teacher(teacher, kept, recipe, seed=seed, checkpoint=checkpoint)
     student, training = None, None
     if kind:
         student, training = fit_line_student(
@@ -187,7 +187,7 @@ def fit(
     final = replace(
         settings, false_alarm=calibration.false_alarm, pixel_threshold=calibration.pixel_threshold
     )
-    seconds_before += training.seconds_before if training else 0
+    seconds_before = sum(each.seconds_before for each in (adaptation, training) if each is not None)
     seconds = time.monotonic() - started + seconds_before
     return FittedLine(line, final, calibration, facts, training, len(kept), seconds)
 

@@ -13,7 +13,7 @@ from flawline.data.squares import Square
 from flawline.detectors.students.crops import Crops
 from flawline.detectors.students.fit import Chosen, make_student
 from flawline.detectors.students.levels import levelled
-from flawline.detectors.students.training import Training, train
+from flawline.detectors.students.training import train_student
 from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.recipe import Recipe
@@ -23,6 +23,7 @@ from flawline.synthesis.ddpm import train_ddpm
 from flawline.synthesis.registry import DDPM, parts_of
 from flawline.teachers import Teacher, default_layers, load_teacher
 from flawline.teachers.adapt import adapt
+from flawline.training import Training
 
 BATCH = 8
 _STUDENT_QUARTERS = (1, 2)
@@ -64,8 +65,14 @@ def load_shared_teacher(
 
 
 def adapt_teacher(
-    teacher: Teacher, normals: Sequence[Sample], recipe: Recipe, *, seed: int, checkpoint: Path | None = None
-) -> tuple[Teacher, float]:
+    teacher: Teacher,
+    normals: Sequence[Sample],
+    recipe: Recipe,
+    *,
+    seed: int,
+    budget: float | None = None,
+    checkpoint: Path | None = None,
+) -> tuple[Teacher, Training | None]:
     """Tune a teacher to the line, if the recipe asks for it, on at most MAX_PICTURES of its pictures.
 
     Args:
@@ -73,6 +80,7 @@ def adapt_teacher(
         normals: good pictures that the line may learn from.
         recipe: all settings.
         seed: of every random choice.
+        budget: seconds for tuning; without, the recipe's steps end it.
         checkpoint: folder for the state of tuning; None keeps none.
 
     Returns:
@@ -83,7 +91,7 @@ def adapt_teacher(
 
     """
     if not recipe.adapt.steps:
-        return teacher, 0.0
+        return teacher, None
     chosen = [normals[i] for i in np.random.default_rng(seed).permutation(len(normals))[:MAX_PICTURES]]
     squares = [
         Square.of(sample.read_image(), recipe.size).pixels for sample in track(chosen, "reading normals")
@@ -96,6 +104,7 @@ def adapt_teacher(
             [sample.group for sample in chosen],
             recipe.adapt,
             seed=seed,
+            budget=budget,
             checkpoint=None if checkpoint is None else checkpoint / "teacher.safetensors",
             identity={
                 "recipe": recipe.model_dump(mode="json", include=_ADAPTED_BY),
@@ -135,7 +144,7 @@ def fit_line_student(
         The student, frozen and in evaluation mode, and how its training went.
 
     Raises:
-        FlawlineError: as `train`, or the synthesis cannot be had.
+        FlawlineError: as `train_student`, or the synthesis cannot be had.
 
     """
     config = recipe.student(kind)
@@ -166,7 +175,7 @@ def fit_line_student(
     student = make_student(config, teacher, chosen, some, seed=seed)
     with bar() as progress:
         task = progress.add_task(f"training {kind}", total=1.0)
-        training = train(
+        training = train_student(
             student,
             Chosen(teacher, chosen),
             crops,
