@@ -90,5 +90,7 @@ def test_settings_that_were_edited_by_hand_are_refused(tmp_path: Path) -> None:
     settings = tmp_path / "artefact" / "settings.json"
     settings.write_text(settings.read_text().replace('"false_alarm": 0.1', '"false_alarm": 0.5'))
     for load in (FittedLine.load, lambda folder: ServedLine(folder, threads=1)):
-        with pytest.raises(ArtefactError, match=r"settings\.json: damaged, changed by hand or from another build"):
+        with pytest.raises(
+            ArtefactError, match=r"settings\.json: damaged, changed by hand or from another build"
+        ):
             load(tmp_path / "artefact")

@@ -12,13 +12,13 @@ from small_lines import SIZE, draw_line, small_model, small_recipe, write_teache
 from flawline.artefact.manifest import Manifest
 from flawline.artefact.served import NEGATIVE, POSITIVE, ServedLine
 from flawline.data import Dataset
-from flawline.detectors.students.training import Training
 from flawline.jobs.build import write_artefact
 from flawline.jobs.fit import DETECTORS, FittedLine, PositiveFacts, parse_detector
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration
 from flawline.scoring.ratio import ImageScore
 from flawline.scoring.settings import Fusion, LineSettings
+from flawline.training import Training
 
 SCORES = np.linspace(0.1, 5, 40, dtype=np.float32)
 
