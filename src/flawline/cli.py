@@ -15,6 +15,7 @@ from rich.table import Table
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
 from flawline.progress import say
+from flawline.targets import TARGETS
 from flawline_client.cli import inspect_command
 
 app = typer.Typer(
@@ -76,7 +77,7 @@ def build(
     line: Line,
     repository: Repository = DEFAULT_REPOSITORY,
     target: Annotated[
-        str, typer.Option(help="How the graph is compiled: openvino or onnxruntime.")
+        str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")
     ] = "openvino",
     recipe: RecipeFile = None,
     false_alarm: FalseAlarm = None,
@@ -113,13 +114,21 @@ def build(
         fused=fused,
     )
     manifest = built.manifest
-    table = Table("path", "pictures", "largest score difference", "rank correlation", "decisions flipped")
+    table = Table(
+        "path",
+        "pictures",
+        "largest score difference",
+        "rank correlation",
+        "largest map difference",
+        "decisions flipped",
+    )
     for fact in manifest.parity:
         table.add_row(
             fact.path,
             str(fact.pictures),
             f"{fact.max_score_difference:.1e}",
             f"{fact.rank_correlation:.6f}",
+            "-" if fact.max_map_difference is None else f"{fact.max_map_difference:.1e}",
             str(fact.decisions_flipped),
         )
     Console().print(table)

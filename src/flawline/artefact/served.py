@@ -13,7 +13,7 @@ from flawline.scoring.picture import Geometry, Pixels, letterbox
 from flawline.scoring.ratio import ratio_map
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge
-from flawline.targets.graph import load_graph
+from flawline.targets import get_target
 
 NEGATIVE = "bank_negative.safetensors"
 POSITIVE = "bank_positive.safetensors"
@@ -38,11 +38,11 @@ class ServedLine:
     def __init__(self, folder: Path, *, threads: int, target: str | None = None) -> None:
         """Load from a version folder, with the graph for `target` (default: the one it was compiled for).
 
-        Raises ArtefactError naming what is damaged.
+        Raises ArtefactError naming what is damaged, RecipeError for a target that is not installed.
         """
         self.manifest = verify(folder)
         self.size = self.manifest.size
-        self.graph = load_graph(folder, target or self.manifest.target, threads=threads)
+        self.graph = get_target(target or self.manifest.target).load(folder, threads)
         blank = np.zeros((1, self.size, self.size, 3), dtype=np.uint8)
         outputs = self.graph.run(blank)  # warms up as well
         self.settings = LineSettings.from_array(cast(Floats, outputs["SETTINGS"][0]))

@@ -4,6 +4,7 @@ from flawline.artefact.manifest import Manifest
 from flawline.repository import names
 from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
 from flawline.scoring.settings import SETTINGS
+from flawline.targets import TARGETS
 
 MAX_BATCH = 8
 """Largest batch of every stage; the shared stages' hand-written configurations say the same."""
@@ -17,10 +18,6 @@ _BANK_KEY = {"ARTEFACT_KEY": "artefact_key"}
 _CONSTANTS = {"SETTINGS": "settings", "CALIBRATION": "calibration"}
 """Tensors of stages, and their names within the ensembles."""
 
-NATIVE_BACKEND, NATIVE_FILE = "onnxruntime", "model.onnx"
-"""Triton's own backend for the graph of every line. Not its OpenVINO backend, which computes in BF16 on newer CPUs
-and cannot be told otherwise."""
-
 
 def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
     """All models of a line's version, pinned to that version, by name."""
@@ -31,12 +28,21 @@ def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
 
 
 def native_discrepancy(manifest: Manifest) -> ModelConfig:
-    """The graph stage for a server with Triton's ONNX Runtime backend (`--model-config-name=native`)."""
+    """The graph stage for a server with Triton's own backends (`--model-config-name=native`).
+
+    Raises:
+        RecipeError: no target of the manifest's name is registered.
+
+    """
+    native = TARGETS.get(
+        manifest.target
+    ).native  # what the target needs may be missing here: nothing runs yet
     return _discrepancy(manifest).model_copy(
         update={
-            "backend": NATIVE_BACKEND,
-            "default_model_filename": NATIVE_FILE,
-            "instance_groups": (InstanceGroup(count=1, kind="KIND_AUTO"),),  # the GPU where there is one
+            "backend": native.backend,
+            "platform": native.platform,
+            "default_model_filename": native.file,
+            "instance_groups": (InstanceGroup(count=1, kind=native.kind),),
         }
     )
 

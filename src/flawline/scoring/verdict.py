@@ -58,13 +58,33 @@ def judge(evidence: Evidence, geometry: Geometry, settings: LineSettings, calibr
         is_defect=bool(np.float32(chance) <= np.float32(settings.false_alarm)),
         anomaly_map=anomaly_map,
         mask=mask,
-        boxes=_boxes(anomaly_map, mask, geometry, settings.min_area),
+        boxes=boxes_of(anomaly_map, mask, geometry, settings.min_area),
         geometry=geometry,
     )
 
 
-def _boxes(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
+def boxes_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
+    """Box the connected regions of a mask, as tensor BOXES gives them.
+
+    Args:
+        anomaly_map: FP32 [S, S]; a region is as strong as its largest pixel.
+        mask: UINT8 [S, S], 1 on regions.
+        geometry: leads from the square to the picture.
+        min_area: smallest region, in pixels of the square; smaller ones get no box.
+
+    Returns:
+        FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength and class 0; the strongest regions
+        first, unused rows -1.
+
+    """
     boxes = np.full((MAX_BOXES, 6), -1.0, dtype=np.float32)
+    found = regions_of(anomaly_map, mask, geometry, min_area)[:MAX_BOXES]
+    boxes[: len(found)] = found
+    return boxes
+
+
+def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
+    """Box all connected regions: FP32 [n, 6], the rows of `boxes_of` without its limit of MAX_BOXES."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     scale_x = geometry.width / geometry.inner_width
     scale_y = geometry.height / geometry.inner_height
@@ -77,6 +97,4 @@ def _boxes(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min
         strength = float(anomaly_map[window][labels[window] == region].max())
         found.append((x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y, strength, 0.0))
     found.sort(key=lambda box: -box[4])
-    for row, box in enumerate(found[:MAX_BOXES]):
-        boxes[row] = box
-    return boxes
+    return np.array(found, dtype=np.float32).reshape(-1, 6)

@@ -6,7 +6,7 @@ import numpy as np
 
 from flawline.artefact.manifest import verify
 from flawline.serving import triton
-from flawline.targets.graph import load_graph
+from flawline.targets import get_target
 
 
 class TritonPythonModel:
@@ -14,7 +14,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
-        self.graph = load_graph(folder, verify(folder).target, threads=triton.threads(args))
+        self.graph = get_target(verify(folder).target).load(folder, triton.threads(args))
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         pictures = [triton.array(request, "PICTURE") for request in requests]
