@@ -15,6 +15,7 @@ from rich.table import Table
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
 from flawline.progress import say
+from flawline.targets import TARGETS
 from flawline_client.cli import inspect_command
 
 app = typer.Typer(
@@ -81,7 +82,7 @@ def build(
     line: Line,
     repository: Repository = DEFAULT_REPOSITORY,
     target: Annotated[
-        str, typer.Option(help="How the graph is compiled: openvino or onnxruntime.")
+        str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")
     ] = "openvino",
     recipe: RecipeFile = None,
     false_alarm: FalseAlarm = None,
@@ -126,7 +127,12 @@ def build(
 def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - Manifest, see above
     """Print how the served line compares with the trained one, and what was published."""
     table = Table(
-        "path", "pictures", "score difference", "rank correlation", "decisions flipped", "map difference"
+        "path",
+        "pictures",
+        "largest score difference",
+        "rank correlation",
+        "largest map difference",
+        "decisions flipped",
     )
     for fact in manifest.parity:
         table.add_row(
@@ -134,8 +140,8 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
             str(fact.pictures),
             f"{fact.max_score_difference:.1e}",
             f"{fact.rank_correlation:.6f}",
+            "-" if fact.max_map_difference is None else f"{fact.max_map_difference:.1e}",
             str(fact.decisions_flipped),
-            f"{fact.max_map_difference:.1e}",
         )
     Console().print(table)
     say(f"Promise: {manifest.calibration.promise}.")
@@ -148,7 +154,7 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
 @app.command("compile")
 def compile_graph(
     line: Line,
-    target: Annotated[str, typer.Option(help="How the graph is compiled: openvino or onnxruntime.")],
+    target: Annotated[str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")],
     data: Annotated[
         str | None,
         typer.Option(

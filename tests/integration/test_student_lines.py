@@ -53,6 +53,9 @@ def test_the_build_proved_every_path(learnt: Published, line: str) -> None:
     for fact in facts:
         assert (fact.pictures, fact.decisions_flipped) == (8, 0)
         assert fact.max_score_difference < 1e-4
+        assert fact.max_map_difference < 1e-3
+        assert (fact.unexplained_mask_share, fact.boxes_without_counterpart) == (0, 0)
+        assert fact.min_box_iou in (1, None)
         assert fact.rank_correlation > 0.999
 
 

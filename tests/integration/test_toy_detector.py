@@ -1,4 +1,4 @@
-"""A detector that another package registers, with boxes and classes and no map: built, proved, served, read back."""
+"""A detector of another package, with boxes and classes and no map: built, proved, served, read back."""
 
 import shutil
 import sys
@@ -78,7 +78,7 @@ def test_every_path_answers_as_eager_torch(built: dict[str, ReleasedLine]) -> No
         paths = [fact.path for fact in released.manifest.parity]
         assert paths == ["graph", "target", "ensemble", "ensemble pixels", "fused"]
         assert all(fact.decisions_flipped == 0 for fact in released.manifest.parity)
-        assert all(fact.boxes_unmatched == 0 for fact in released.manifest.parity)
+        assert all(fact.boxes_without_counterpart == 0 for fact in released.manifest.parity)
     assert [part.name for part in built["beside"].manifest.parts] == ["toy", "exdd"]
 
 
@@ -124,7 +124,7 @@ def test_without_its_package_the_artefact_is_served_and_not_loaded(built: dict[s
     try:
         sys.path[:] = [entry for entry in path if not (Path(entry) / "toy_detector.py").is_file()]
         registry.forget()
-        with pytest.raises(RecipeError, match="unknown detector 'toy'.*install that package"):
+        with pytest.raises(RecipeError, match=r"unknown detector 'toy'.*install that package"):
             FittedLine.load(folder)
         ServedLine(folder, threads=1)
     finally:

@@ -72,7 +72,6 @@ def write(folder: Path, teacher: str, detector: str, fitted: FittedLine, dataset
 def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting takes seconds, and most of these tests do not look at the graph."""
     monkeypatch.setattr("flawline.jobs.build.export_onnx", lambda _graph, _size, path: path.write_text(""))
-    monkeypatch.setattr("flawline.jobs.build.compile_graph", lambda _folder, _target: [])
 
 
 def pictures(dataset: Dataset) -> list[NDArray[np.uint8]]:

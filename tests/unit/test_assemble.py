@@ -14,7 +14,7 @@ from flawline.repository.config import ModelConfig, Tensor
 from flawline.repository.publish import CONFIG, shared_stages
 from flawline.scoring.picture import SIZES
 from flawline.scoring.settings import SETTINGS
-from flawline.targets.compile import TARGETS
+from flawline.targets import TARGETS
 
 VERDICT = {
     "SCORE": ("TYPE_FP32", (1,)),
@@ -180,7 +180,7 @@ def test_every_kind_of_line_has_the_tensors_and_stages_of_its_parts(
 
 
 def test_the_native_form_differs_in_who_runs_it_alone(tmp_path: Path) -> None:
-    for target, detector in product(TARGETS, DETECTORS):
+    for target, detector in product(TARGETS.names(), DETECTORS):
         manifest = write_artefact(tmp_path / target / detector, "bottle", 3, detector, target=target)
         native, python = native_discrepancy(manifest), line_models(manifest)["bottle_discrepancy"]
         assert native.backend == "onnxruntime"

@@ -1,5 +1,6 @@
 """Manifests: what they say comes back, and every missing or strange file is named."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,22 @@ def test_what_a_student_adds_is_read(tmp_path: Path, detector: str) -> None:
     assert verify(tmp_path / "a") == written
     assert written.training is not None
     assert written.training.statement == "sacd, 4 steps in 2 s"
+
+
+def test_a_manifest_from_before_maps_were_compared_is_read(folder: Path) -> None:
+    older = {
+        "path": "fused",
+        "pictures": 8,
+        "max_score_difference": 1e-5,
+        "rank_correlation": 1.0,
+        "decisions_flipped": 0,
+    }
+    manifest = json.loads((folder / FILE).read_text()) | {"parity": [older]}
+    (folder / FILE).write_text(json.dumps(manifest))
+    (fact,) = read(folder).parity
+    assert fact.model_dump(include=set(older)) == older
+    compared = (fact.max_map_difference, fact.unexplained_mask_share, fact.boxes_without_counterpart)
+    assert compared == (None, None, None), "not compared, which is not the same as no difference"
 
 
 @pytest.mark.parametrize(

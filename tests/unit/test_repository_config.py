@@ -151,7 +151,7 @@ def test_what_it_cannot_keep_is_refused_by_name(more: str, field: str) -> None:
     ("text", "said"),
     [
         (PBTXT + "nix: 1", r"no model configuration .*\"nix\""),
-        (PBTXT + 'platform: "tensorrt_plan"', r"model 'stage' is wrong: platform: "),
+        (PBTXT.replace('backend: "python"', 'platform: "tensorrt_plan"'), "give either a backend"),
         (PBTXT.replace("TYPE_BOOL", "TYPE_INVALID"), r"outputs\.0\.dtype: "),
         (PBTXT.replace("3, -1", "3, 0"), r"inputs\.0\.dims\.1: a dimension is .* not 0"),
         (PBTXT + "max_batch_size: -1", "no model configuration"),

@@ -99,7 +99,8 @@ class ModelConfig(_Frozen):
     outputs: Tensors
     max_batch_size: Natural
     backend: str = ""
-    platform: Literal["", "ensemble"] = ""
+    platform: str = ""
+    """"ensemble", or what a backend that offers several platforms is to use."""
     ensemble_steps: tuple[EnsembleStep, ...] = ()
     dynamic_batching: DynamicBatching | None = None
     instance_groups: tuple[InstanceGroup, ...] = ()
