@@ -96,7 +96,7 @@ def small_model(
     return Line(backbone, parts).eval()
 
 
-def _small_part(kind: type[Part], config: Any, maps: tuple[int, ...], teacher: Teacher) -> Part:  # noqa: ANN401
+def _small_part(kind: type[Part], config: Any, maps: tuple[int, ...], teacher: Teacher) -> Part:
     if issubclass(kind, ExDDPart):
         assert isinstance(config, ExDDConfig)
         width = sum(teacher.channels[position] for position in maps)
@@ -121,7 +121,7 @@ SCORES = (0.5, 0.75, 1.25)
 """Scores of the normals that calibrate an artefact by hand."""
 
 
-def small_rules(*parts: PartSettings, **changes: Any) -> Rules:  # noqa: ANN401 - fields of LineSettings
+def small_rules(*parts: PartSettings, **changes: Any) -> Rules:
     """Rules of a line of these parts, with the calibration that `write_artefact` tells of."""
     fixed = {"size": SIZE, "false_alarm": 0.25, "pixel_threshold": 2.0, "min_area": 16, "parts": parts}
     scores = np.array(SCORES, np.float32)
@@ -168,7 +168,7 @@ def write_artefact(
     files = [file for name in names for file in own[name]]
     for file in (*files, "teacher.safetensors", "model.onnx", "model.xml", "model.bin", "model.py"):
         (folder / file).write_text(f"{file} of {line} {version}")
-    roles: dict[str, tuple[Role, ...]] = {name: ("map",) for name in ("sacd", "ddpm_ast")}
+    roles: dict[str, tuple[Role, ...]] = dict.fromkeys(("sacd", "ddpm_ast"), ("map",))
     rules = small_rules(*(PartSettings(name=name, gives=roles.get(name, ("map", "score"))) for name in names))
     rules.save(folder)
     facts = {
