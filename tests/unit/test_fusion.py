@@ -265,7 +265,12 @@ def test_findings_of_another_number_of_parts_are_refused(count: int) -> None:
     [("map",), ("score",), ("boxes",), ("map", "score"), ("map", "boxes"), ("map", "score", "boxes")],
 )
 def test_a_finding_is_taken_from_named_arrays(roles: tuple[Role, ...]) -> None:
-    arrays = {"HEAT": even(4, 0.5), "FIGURE": np.array([2.5], np.float32), "FRAMES": FOUND, "OTHER": even(2, 1)}
+    arrays = {
+        "HEAT": even(4, 0.5),
+        "FIGURE": np.array([2.5], np.float32),
+        "FRAMES": FOUND,
+        "OTHER": even(2, 1),
+    }
     names: dict[Role, str] = {"map": "HEAT", "score": "FIGURE", "boxes": "FRAMES"}
     finding = Finding.of(arrays, {role: names[role] for role in reversed(roles)})
     assert finding.roles == roles, "in one order, whatever the arrays' was"
