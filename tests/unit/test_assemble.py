@@ -13,8 +13,8 @@ from flawline.repository import names
 from flawline.repository.assemble import MAX_BATCH, line_models, native_discrepancy
 from flawline.repository.config import ModelConfig, Tensor
 from flawline.repository.publish import CONFIG, shared_stages
-from flawline.scoring.picture import SIZES
 from flawline.scoring.finding import ROLES
+from flawline.scoring.picture import SIZES
 from flawline.targets import TARGETS
 from flawline.targets.target import Native
 

@@ -9,8 +9,8 @@ from scipy.stats import betabinom, binom
 from small_lines import draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset
-from flawline.errors import DataError
 from flawline.detectors.fitted import FittedLine
+from flawline.errors import DataError
 from flawline.jobs.fit import fit
 from flawline.scoring.calibration import Calibration, calibrate, normals_needed, p_value
 
