@@ -26,8 +26,8 @@ from flawline.jobs.learning import load_shared_teacher
 from flawline.recipe import Recipe
 from flawline.report.evaluation import merge_rows
 from flawline.scoring.ratio import ImageScore
-from flawline.targets.compile import compile_graph
-from flawline.targets.graph import Graph, load_graph
+from flawline.targets import get_target
+from flawline.targets.target import Graph
 from flawline.teachers import PatchFeatures, Teacher
 
 RESULTS = Path(__file__).parent / "results" / "graph_cost.json"
@@ -98,8 +98,9 @@ def compiled(module: nn.Module, folder: Path, threads: int) -> Graph:
         msg = "torch.onnx.export returned no program"
         raise RuntimeError(msg)
     program.save(folder / "model.onnx", external_data=False)
-    compile_graph(folder, "openvino")
-    return load_graph(folder, "openvino", threads=threads)
+    target = get_target("openvino")
+    target.compile(module, folder / "model.onnx", folder)
+    return target.load(folder, threads)
 
 
 def main(

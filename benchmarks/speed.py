@@ -40,7 +40,8 @@ from flawline.repository import names
 from flawline.repository.publish import live_version
 from flawline.scoring.picture import Pixels, decode, letterbox
 from flawline.serving.tritonserver import TritonServer
-from flawline.targets.graph import Graph, load_graph
+from flawline.targets import get_target
+from flawline.targets.target import Graph
 from flawline_client import InspectionClient, InspectionError
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
@@ -171,7 +172,7 @@ def _bare_cases(artefact: Path, line: ServedLine, contents: Sequence[bytes]) -> 
 
     target = line.manifest.target
     for runtime in dict.fromkeys((target, "onnxruntime")):
-        graph = load_graph(artefact, runtime, threads=_cores())
+        graph = get_target(runtime).load(artefact, _cores())
         yield Case(f"graph {runtime} at 1", "in process", runtime, 1, partial(run, graph))
     yield Case("line at 1", "in process", target, 1, inspect)
 

@@ -37,7 +37,7 @@ class Recipe(BaseModel):
 
     Attributes:
         name: name of the recipe, printed beside results.
-        teacher: `builtin`, `hf:<name>`, a local folder, or a source that another package registers.
+        teacher: `builtin`, `hf:<name>`, a local folder, or `<source>:<name>` of another package.
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
             varies.
         adapt: settings of the teacher's adaptation to the line.

@@ -91,6 +91,22 @@ def test_one_file_is_checked_alone(folder: Path) -> None:
         checked(folder, manifest, "more.bin")
 
 
+def test_a_manifest_from_before_maps_were_compared_is_read(folder: Path) -> None:
+    older = {
+        "path": "fused",
+        "pictures": 8,
+        "max_score_difference": 1e-5,
+        "rank_correlation": 1.0,
+        "decisions_flipped": 0,
+    }
+    manifest = json.loads((folder / FILE).read_text()) | {"parity": [older]}
+    (folder / FILE).write_text(json.dumps(manifest))
+    (fact,) = read(folder).parity
+    assert fact.model_dump(include=set(older)) == older
+    compared = (fact.max_map_difference, fact.unexplained_mask_share, fact.boxes_without_counterpart)
+    assert compared == (None, None, None), "not compared, which is not the same as no difference"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -15,15 +15,16 @@ from flawline.detectors.ddpm_ast.model import FarHead, Head, focal
 from flawline.detectors.part import PARTS
 from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.sacd.model import SACD, FeaCali
-from flawline.detectors.students import training
 from flawline.detectors.students.blocks import cosine_distance, covered, summed
 from flawline.detectors.students.config import StudentConfig
 from flawline.detectors.students.crops import BEYOND, Crops
 from flawline.detectors.students.part import MapsOf, StudentPart
-from flawline.detectors.students.training import Training, TrainingConfig, train
+from flawline.detectors.students.training import TrainingConfig, train_student
 from flawline.errors import ArtefactError, DataError
 from flawline.scoring.picture import letterbox
 from flawline.teachers import Teacher, load_teacher
+from flawline.training import Training
+from flawline.training import Training, loop
 
 SIZE = 96
 QUICK = TrainingConfig(steps=6, pairs=2, crop=64)
@@ -75,7 +76,7 @@ def fitted(
     teacher: Teacher, config: StudentConfig, settings: TrainingConfig = QUICK, **options: object
 ) -> tuple[nn.Module, Training]:
     student = make_student(config, teacher)
-    done = train(student, MapsOf(teacher, (0, 1, 2)), crops_of(teacher), settings, **options)  # type: ignore[arg-type]
+    done = train_student(student, MapsOf(teacher, (0, 1, 2)), crops_of(teacher), settings, **options)  # type: ignore[arg-type]
     return student, done
 
 
@@ -180,7 +181,7 @@ def test_crops_at_a_border_show_a_little_of_the_filling(teacher: Teacher) -> Non
 def test_an_interrupted_training_goes_on_to_the_same_weights(
     teacher: Teacher, config: StudentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     whole, done = fitted(teacher, config)
 
     def stop(share: float, _loss: float) -> None:
@@ -247,11 +248,12 @@ def test_another_training_s_checkpoint_is_refused(teacher: Teacher, tmp_path: Pa
     file = tmp_path / "student.safetensors"
     fitted(teacher, SACDConfig(), checkpoint=file, identity={"seed": 1, "teacher": "a"})
     with pytest.raises(
-        ArtefactError, match=r"student\.safetensors is a checkpoint of another .*teacher differs"
+        ArtefactError,
+        match=r'student\.safetensors is the checkpoint of another training: its teacher is "a", now "b"; give',
     ):
         fitted(teacher, SACDConfig(), checkpoint=file, identity={"seed": 1, "teacher": "b"})
     before = file.read_bytes()
-    with pytest.raises(ArtefactError, match=r"training differs.*remove this one"):
+    with pytest.raises(ArtefactError, match=r"its training\.steps is 6, now 9.*remove this file"):
         fitted(
             teacher,
             SACDConfig(),

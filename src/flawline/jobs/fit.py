@@ -24,6 +24,7 @@ from flawline.scoring.calibration import Calibration, Method, normals_needed
 from flawline.scoring.settings import LineSettings
 from flawline.teachers import Teacher, default_layers, load_teacher
 from flawline.teachers.adapt import adapt
+from flawline.training import Budget
 
 MIN_NORMALS = 10
 SPLIT_FACTOR = 4
@@ -83,11 +84,12 @@ def fit(
     unseen = set(held_out[0].tolist()) if method == "split" else set()
     squares = Squares(normals, recipe.size)
     kept = Chosen(squares, [number for number in range(len(normals)) if number not in unseen])
-    teacher, seconds_before = adapt_teacher(teacher, kept, recipe, seed=seed, checkpoint=checkpoint)
+    time_left = Budget(budget, trainings_of(kinds, recipe))
+    teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
     parts = []
     for kind, layers in zip(kinds, wanted, strict=True):
         context = context_of(
-            kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=budget, checkpoint=checkpoint
+            kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=time_left, checkpoint=checkpoint
         )
         parts.append(kind.fit(recipe.part(kind.name), context))
     line = Line(teacher, parts).eval()
@@ -112,7 +114,7 @@ def fit(
             learnt_normals=len(kept),
             labelled_defects=max(part.labelled_defects for part in parts),
         ),
-        seconds=time.monotonic() - started + seconds_before,
+        seconds=time.monotonic() - started + time_left.before,
     ).calibrated(found, false_alarm=recipe.false_alarm, method=method)
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
@@ -148,7 +150,7 @@ def context_of(
     recipe: Recipe,
     *,
     seed: int,
-    budget: float | None = None,
+    budget: Budget | None = None,
     checkpoint: Path | None = None,
 ) -> Context:
     """Everything that a part may learn from, and how."""
@@ -163,8 +165,14 @@ def context_of(
         synthesizer=_synthesizers(recipe, seed, teacher.mean.device, checkpoint),
         checkpoint=checkpoint,
         identity=_identity(teacher, recipe, seed),
-        budget=budget,
+        budget=budget or Budget(None),
     )
+
+
+def trainings_of(kinds: Sequence[type[Part]], recipe: Recipe) -> int:
+    """Count what a build trains: the teacher's adaptation, diffusion models and students."""
+    parts = sum(kind.trainings(recipe.part(kind.name), recipe.synthesis) for kind in kinds)
+    return parts + bool(recipe.adapt.steps)
 
 
 def _synthesizers(
@@ -185,8 +193,14 @@ def _synthesizers(
 
 
 def adapt_teacher(
-    teacher: Teacher, normals: Chosen, recipe: Recipe, *, seed: int, checkpoint: Path | None = None
-) -> tuple[Teacher, float]:
+    teacher: Teacher,
+    normals: Chosen,
+    recipe: Recipe,
+    *,
+    seed: int,
+    budget: Budget,
+    checkpoint: Path | None = None,
+) -> Teacher:
     """Tune a teacher to the line, if the recipe asks for it, on at most MAX_ADAPTED of its pictures.
 
     Args:
@@ -194,27 +208,26 @@ def adapt_teacher(
         normals: good pictures that the line may learn from.
         recipe: all settings.
         seed: seed of every random choice.
+        budget: time for this and all later trainings.
         checkpoint: folder for the state of tuning; None keeps none.
-
-    Returns:
-        The tuned teacher, and the seconds spent on it before this call.
 
     Raises:
         ArtefactError: as `flawline.teachers.adapt.adapt`.
 
     """
     if not recipe.adapt.steps:
-        return teacher, 0.0
+        return teacher
     order = np.random.default_rng(seed).permutation(len(normals))[:MAX_ADAPTED].tolist()
     chosen = [normals[row] for row in track(order, "reading normals")]
     with bar() as progress:
         task = progress.add_task("adapting the teacher to the line", total=1.0)
-        return adapt(
+        adapted, training = adapt(
             teacher,
             [square.pixels for square in chosen],
             [normals.samples[row].group for row in order],
             recipe.adapt,
             seed=seed,
+            budget=budget.share(),
             checkpoint=None if checkpoint is None else checkpoint / "teacher.safetensors",
             identity={
                 **_identity(teacher, recipe, seed),
@@ -223,6 +236,8 @@ def adapt_teacher(
             },
             progress=lambda done: progress.update(task, completed=done),
         )
+    budget.spend(training)
+    return adapted
 
 
 def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:

@@ -158,7 +158,7 @@ def combine(weighed: Sequence[tuple[Figures, float]], fusion: Fusion) -> Figures
     total = sum(weight for _, weight in weighed)
     figures, weights = [figure for figure, _ in weighed], [weight / total for _, weight in weighed]
     if fusion is Fusion.MAX:
-        return cast(Figures, reduce(np.maximum, figures))
+        return reduce(np.maximum, figures)
     if fusion is Fusion.PRODUCT:
         # 1 - cosine may lie a rounding error below 0, of which no power can be taken.
         powers = [np.maximum(each, 0) ** weight for each, weight in zip(figures, weights, strict=True)]
