@@ -23,7 +23,6 @@ from flawline.detectors.students.training import TrainingConfig, train_student
 from flawline.errors import ArtefactError, DataError
 from flawline.scoring.picture import letterbox
 from flawline.teachers import Teacher, load_teacher
-from flawline.training import Training
 from flawline.training import Training, loop
 
 SIZE = 96
