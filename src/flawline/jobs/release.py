@@ -138,7 +138,7 @@ def write_artefact(
     graph = LineGraph(fitted.model, key)
     export_onnx(graph, fitted.settings.size, folder / "model.onnx")
     get_target(target).compile(graph, folder / "model.onnx", folder)
-    (folder / "model.py").write_text((publish.LINE_STAGES / "discrepancy.py").read_text())
+    (folder / "model.py").write_text(publish.GRAPH_STAGE)
     _keep_references(folder / REFERENCE, samples)
     shapes = fitted.shapes()
     manifest = Manifest(
