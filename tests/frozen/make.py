@@ -57,7 +57,7 @@ def main() -> None:
         (home / "answers.json").write_text(json.dumps(answers, indent=1) + "\n")
 
 
-def _read(path: Path):  # noqa: ANN202
+def _read(path: Path):
     from flawline.scoring.picture import decode
 
     return decode(path.read_bytes())

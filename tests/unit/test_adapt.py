@@ -186,8 +186,8 @@ def test_adaptation_makes_a_blot_stand_out(teacher: Teacher) -> None:
         blotted = shots[0].copy()
         blotted[60:76, 60:76] = blotted[60:76, 60:76] * 0.8
         with torch.inference_mode():
-            bank = embed(teacher(torch.from_numpy(np.stack(shots[6:])))).flatten(0, 1)
-            clean, marked = embed(teacher(torch.from_numpy(np.stack((shots[0], blotted)))))
+            bank = embed(teacher(torch.from_numpy(np.stack(shots[6:])))).flatten(0, 2)
+            clean, marked = embed(teacher(torch.from_numpy(np.stack((shots[0], blotted))))).flatten(1, 2)
         return float(torch.cdist(marked, bank).amin(dim=1).max() / torch.cdist(clean, bank).amin(dim=1).max())
 
     config = AdaptConfig(steps=40, crop=64, learning_rate=1e-3)

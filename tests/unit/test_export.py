@@ -1,4 +1,4 @@
-"""A line's graph says the same in eager torch, ONNX Runtime and OpenVINO, and brings the line's constants."""
+"""A line's graph says the same in eager torch, ONNX Runtime and OpenVINO, and brings the key of its artefact."""
 
 import shutil
 import subprocess
@@ -15,29 +15,17 @@ from numpy.typing import NDArray
 from small_lines import KEY, SIZE, small_model, write_artefact, write_teacher
 from torch import nn
 
-from flawline.detectors.export import CONSTANTS, INPUT, LineGraph, export_onnx
+from flawline.detectors.exdd.part import ExDDPart
+from flawline.detectors.export import INPUT, LineGraph, export_onnx
+from flawline.detectors.export import KEY as ARTEFACT_KEY
 from flawline.errors import ArtefactError, RecipeError
-from flawline.registry import _installed
+from flawline.registry import forget
 from flawline.repository.assemble import native_discrepancy
 from flawline.repository.config import ModelConfig
-from flawline.scoring.ratio import ImageScore
-from flawline.scoring.settings import LineSettings
 from flawline.targets import TARGETS, get_target
 from flawline.targets.target import Graph
 
-SETTINGS = LineSettings(
-    size=SIZE,
-    false_alarm=0.01,
-    pixel_threshold=1.2345678,
-    sigma=4.0,
-    min_area=16,
-    image_score=ImageScore.NEGATIVE_PEAK,
-    has_positive=False,
-    positive_weight=0.3,
-    eight_bit_map=True,
-)
 BUILTIN = ("openvino", "onnxruntime")
-NORMAL_SCORES = np.sort(np.random.default_rng(0).gamma(2, size=101).astype(np.float32))
 
 
 def pictures(count: int) -> NDArray[np.uint8]:
@@ -53,24 +41,24 @@ class Exported:
         return get_target(target).load(self.folder, threads=1)
 
 
-SHAPES = {"EMBEDDING": ((SIZE // 8) ** 2, 28), "DISCREPANCY": (SIZE // 4, SIZE // 4)}
+SHAPES = {"EMBEDDING": (SIZE // 8, SIZE // 8, 28), "DISCREPANCY": (SIZE // 4, SIZE // 4)}
 
 
 @pytest.fixture(
     scope="module",
     params=[
         ("exdd", {}, ("EMBEDDING",)),
-        ("sacd+exdd", {"faithful_pooling": True}, ("DISCREPANCY", "EMBEDDING")),
+        ("sacd+exdd", {"exdd": {"faithful_pooling": True}}, ("DISCREPANCY", "EMBEDDING")),
         ("ddpm_ast", {}, ("DISCREPANCY",)),
     ],
     ids=["banks", "a student, and banks with the authors' pooling", "a student whose head looks far"],
 )
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("artefact")
-    detector, pooling, found = request.param
-    line = small_model(write_teacher(tmp_path_factory.mktemp("teacher")), detector, **pooling)
-    graph = LineGraph(line, SETTINGS, NORMAL_SCORES, KEY)
-    assert graph.outputs == (*found, *CONSTANTS)
+    detector, changes, found = request.param
+    line = small_model(write_teacher(tmp_path_factory.mktemp("teacher")), detector, changes)
+    graph = LineGraph(line, KEY)
+    assert graph.outputs == (*found, ARTEFACT_KEY)
     export_onnx(graph, SIZE, folder / "model.onnx")
     for target in BUILTIN:
         get_target(target).compile(graph, folder / "model.onnx", folder)
@@ -84,7 +72,7 @@ def test_all_runtimes_find_the_same(exported: Exported, target: str, count: int)
         eager = exported.graph(torch.from_numpy(pictures(count)))
     outputs = exported.load(target).run(pictures(count))
     assert tuple(outputs) == exported.graph.outputs
-    for name, expected in zip(exported.graph.outputs[: -len(CONSTANTS)], eager, strict=False):
+    for name, expected in zip(exported.graph.outputs[:-1], eager, strict=False):
         values = expected.numpy()
         assert outputs[name].shape == values.shape == (count, *SHAPES[name])
         assert outputs[name].dtype == np.float32
@@ -114,19 +102,18 @@ def runs_of_layers(line: nn.Module) -> list[nn.Module]:
         ("sacd", ("DISCREPANCY",)),
         ("ddpm_ast", ("DISCREPANCY",)),
         ("sacd+exdd", ("DISCREPANCY", "EMBEDDING")),
-        ("ddpm_ast+exdd", ("DISCREPANCY", "EMBEDDING")),
+        ("exdd+ddpm_ast", ("EMBEDDING", "DISCREPANCY")),
     ],
 )
 def test_a_graph_gives_what_the_line_has_by_one_teacher(
     tmp_path: Path, detector: str, found: tuple[str, ...]
 ) -> None:
     line = small_model(write_teacher(tmp_path), detector)
-    graph = LineGraph(line, SETTINGS, NORMAL_SCORES, KEY)
-    assert graph.outputs == (*found, *CONSTANTS)
+    graph = LineGraph(line, KEY)
+    assert graph.outputs == (*found, ARTEFACT_KEY)
     with torch.inference_mode():
         outputs = graph(torch.from_numpy(pictures(2)))
-    constants = [(2, len(each)) for each in (KEY, SETTINGS.to_array(), NORMAL_SCORES)]
-    assert [tuple(each.shape) for each in outputs] == [(2, *SHAPES[name]) for name in found] + constants
+    assert [tuple(each.shape) for each in outputs] == [*((2, *SHAPES[name]) for name in found), (2, len(KEY))]
     runs = runs_of_layers(line)
     assert len(runs) == len(set(runs))
 
@@ -139,20 +126,18 @@ def test_parts_share_one_backbone_and_leave_the_banks_out(exported: Exported) ->
     normalised = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
     assert normalised == [], "it is folded into the convolutions"
     shapes = [tuple(entry.dims) for entry in model.graph.initializer]
-    memory = exported.graph.line.memory
-    assert memory is None or tuple(memory.negative.vectors.shape) not in shapes
+    for part in exported.graph.line.parts:
+        if isinstance(part, ExDDPart):
+            assert tuple(part.negative.vectors.shape) not in shapes
 
 
 @pytest.mark.parametrize("target", BUILTIN)
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_constants_arrive_whole_for_every_picture(exported: Exported, target: str, count: int) -> None:
+def test_the_key_arrives_whole_for_every_picture(exported: Exported, target: str, count: int) -> None:
     """The key is two INT32 for OpenVINO, which keeps no more of an INT64 on the CPU."""
     outputs = exported.load(target).run(pictures(count))
-    assert outputs["ARTEFACT_KEY"].dtype == np.int32
-    np.testing.assert_array_equal(outputs["ARTEFACT_KEY"], [KEY] * count)
-    np.testing.assert_array_equal(outputs["SETTINGS"], SETTINGS.to_array()[None].repeat(count, axis=0))
-    np.testing.assert_array_equal(outputs["CALIBRATION"], NORMAL_SCORES[None].repeat(count, axis=0))
-    assert outputs["SETTINGS"].dtype == outputs["CALIBRATION"].dtype == np.float32
+    assert outputs[ARTEFACT_KEY].dtype == np.int32
+    np.testing.assert_array_equal(outputs[ARTEFACT_KEY], [KEY] * count)
 
 
 def test_the_file_stands_alone_and_takes_any_batch(exported: Exported) -> None:
@@ -282,9 +267,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (site / "toy_target.py").write_text(TOY)
     (site / "toy_device").touch()
     monkeypatch.syspath_prepend(site)
-    _installed.cache_clear()
+    forget()
     yield site
-    _installed.cache_clear()
+    forget()
     sys.modules.pop("toy_target", None)
 
 
@@ -301,7 +286,9 @@ def test_a_target_of_another_package_compiles_runs_and_is_told_to_triton(
     outputs = target.load(folder, threads=1).run(pictures(3))
     for name, values in exported.load("onnxruntime").run(pictures(3)).items():
         np.testing.assert_array_equal(outputs[name], values)
-    native = native_discrepancy(write_artefact(tmp_path / "artefact", target="toy"))
+    native = native_discrepancy(
+        write_artefact(tmp_path / "artefact", target="toy"), TARGETS.get("toy").native
+    )
     assert (native.backend, native.platform, native.default_model_filename) == (
         "pytorch",
         "torch_aoti",
@@ -315,7 +302,9 @@ def test_a_target_of_another_package_says_itself_what_it_lacks(toy: Path, tmp_pa
     (toy / "toy_device").unlink()
     with pytest.raises(RecipeError, match=r"^target 'toy' needs a toy; plug one in$"):
         get_target("toy")
-    native = native_discrepancy(write_artefact(tmp_path / "artefact", target="toy"))
+    native = native_discrepancy(
+        write_artefact(tmp_path / "artefact", target="toy"), TARGETS.get("toy").native
+    )
     assert native.backend == "pytorch", "a line is published and rolled back where it cannot run"
     with pytest.raises(RecipeError, match=r"target 'broken' cannot be imported .*; install what it needs"):
         get_target("broken")

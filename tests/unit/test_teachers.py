@@ -107,7 +107,8 @@ def test_builtin_sees_a_faint_scratch_where_it_is() -> None:
     def embed(values: Tensor) -> Tensor:
         return patches(teacher((values.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1)))
 
-    moved = (embed(scratched) - embed(surface)).norm(dim=2).reshape(8, 12, 12)
+    moved = (embed(scratched) - embed(surface)).norm(dim=3)
+    assert moved.shape == (8, 12, 12)
     assert moved[:, 4:8, 5:7].mean() > 3 * moved[:, :, [0, 1, 10, 11]].mean()
 
 
@@ -202,14 +203,14 @@ def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
     fine[0, 0, 1, 2] = 9.0
     coarse = torch.arange(6.0).reshape(1, 1, 2, 3)
     patches = PatchFeatures()([fine, coarse])
-    assert patches.shape == (1, 24, 2)
-    grid = patches.reshape(4, 6, 2)
+    assert patches.shape == (1, 4, 6, 2)
+    (grid,) = patches
     expected = torch.zeros(4, 6)
     expected[0:3, 1:4] = 1.0  # beyond the border are zeros, and they count
     torch.testing.assert_close(grid[..., 0], expected)
     assert grid[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 9)
     assert grid[3, 5, 1] == pytest.approx((1 + 2 + 4 + 5) / 9)
-    existing = PatchFeatures(count_padding=False)([fine, coarse]).reshape(4, 6, 2)
+    existing = PatchFeatures(count_padding=False)([fine, coarse])[0]
     assert existing[0, 1, 0] == 1.5, "six neighbours at the border, not nine"
     assert existing[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 4)
 
@@ -217,9 +218,9 @@ def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
 def test_faithful_pooling_is_unpadded_then_adaptive() -> None:
     maps = [torch.rand(2, 3, 40, 14), torch.rand(2, 5, 20, 7)]
     patches = PatchFeatures(faithful_pooling=True)(maps)
-    assert patches.shape == (2, 560, 8)
-    assert torch.allclose(patches[:, 0, :3], maps[0][:, :, :3, :3].mean(dim=(2, 3)))
-    assert torch.allclose(patches[:, -1, 3:], maps[1][:, :, -3:, -3:].mean(dim=(2, 3)))
+    assert patches.shape == (2, 40, 14, 8)
+    assert torch.allclose(patches[:, 0, 0, :3], maps[0][:, :, :3, :3].mean(dim=(2, 3)))
+    assert torch.allclose(patches[:, -1, -1, 3:], maps[1][:, :, -3:, -3:].mean(dim=(2, 3)))
 
 
 def damage_weights(folder: Path) -> None:

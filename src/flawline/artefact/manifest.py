@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flawline.errors import ArtefactError
+from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.finding import Role
 
 FILE = "manifest.json"
@@ -237,9 +237,7 @@ def read(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        msg = f"{path}: not a manifest ({place}: {first['msg']}); build the line again"
+        msg = f"{path}: not a manifest ({first_fault(error)}); build the line again"
         raise ArtefactError(msg) from error
 
 

@@ -75,6 +75,7 @@ def fit(
     started = time.monotonic()
     normals = dataset.train_normals
     check_normals(dataset, recipe)
+    check_weights(kinds, recipe)
     chosen_device = pick_device(device)
     teacher, wanted = load_shared_teacher(kinds, recipe)
     # TF32 would calibrate the line by other scores than it will serve.
@@ -164,7 +165,7 @@ def context_of(
         seed=seed,
         synthesizer=_synthesizers(recipe, seed, teacher.mean.device, checkpoint),
         checkpoint=checkpoint,
-        identity=_identity(teacher, recipe, seed),
+        identity={**_identity(teacher, recipe, seed), "synthesis": _synthesis_settings(recipe)},
         budget=budget or Budget(None),
     )
 
@@ -246,6 +247,12 @@ def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:
     return {**made, "teacher": teacher.fingerprint, "seed": seed}
 
 
+def _synthesis_settings(recipe: Recipe) -> dict[str, object]:
+    """Every setting of synthetic defects, as JSON values: what a student learns from depends on them."""
+    named = {"synthesis", "simplex", "strokes", "ddpm", "latent_diffusion"}
+    return recipe.model_dump(mode="json", include=named)
+
+
 def check_normals(dataset: Dataset, recipe: Recipe) -> None:
     """Raise DataError where a data set has too few normal pictures to learn from."""
     count = len(dataset.train_normals)
@@ -255,6 +262,15 @@ def check_normals(dataset: Dataset, recipe: Recipe) -> None:
             f"to learn, and {normals_needed(recipe.false_alarm)} to promise {recipe.false_alarm:.2%} false alarms"
         )
         raise DataError(msg)
+
+
+def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
+    """Raise RecipeError where no part of a line, or none of those that give a map, has a weight above 0."""
+    for group in (kinds, [kind for kind in kinds if "map" in kind.gives]):
+        if group and not any(recipe.part(kind.name).weight for kind in group):
+            named = " and ".join(kind.name for kind in group)
+            msg = f"the weights of {named} are all 0; give one of them a weight above 0"
+            raise RecipeError(msg)
 
 
 def find_all(line: Line, squares: Chosen, description: str) -> list[Found]:
