@@ -73,9 +73,8 @@ def headline_table(rows: list[dict]) -> str:
             statistics.fmean(row[name] for row in members)
             for name in ("recall_at_budget", "false_alarm_rate", "image_auroc")
         )
-        lines.append(
-            f"| {title} | `{detector}`, {recipe} | {len(members)} | {100 * found:.0f} % | {100 * alarms:.1f} % | {auroc:.2f} |"
-        )
+        shares = f"{100 * found:.0f} % | {100 * alarms:.1f} %"
+        lines.append(f"| {title} | `{detector}`, {recipe} | {len(members)} | {shares} | {auroc:.2f} |")
     return "\n".join(lines)
 
 
