@@ -1,10 +1,10 @@
 """A recipe: every setting of a build, typed, with defaults that work; read from YAML."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from flawline.detectors.ddpm_ast.config import DDPMASTConfig
 from flawline.detectors.exdd.config import ExDDConfig
@@ -12,10 +12,14 @@ from flawline.detectors.sacd.config import SACDConfig
 from flawline.detectors.students.fit import StudentConfig
 from flawline.errors import RecipeError
 from flawline.scoring.picture import SIZES
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
+from flawline.synthesis.mixed import MixedConfig
+from flawline.synthesis.spec import Synthesis, with_settings
 from flawline.teachers.adapt import AdaptConfig
 
 PositiveSource = Literal["auto", "labelled", "synthetic", "none"]
+
+_METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
+"""Sections of older recipes that hold the settings of a method of synthesis."""
 
 
 class Recipe(BaseModel):
@@ -34,12 +38,9 @@ class Recipe(BaseModel):
         folds: folds of cross-conformal calibration, used when normals are few.
         positive: where the positive bank comes from: 'labelled' defect pictures of the training split,
             'synthetic' defects, 'none', or 'auto': labelled if there are any, else synthetic.
-        synthesis: method that makes synthetic defects.
+        synthesis: method that makes synthetic defects: its name, its settings with `method`, or several names
+            joined by `+`. Students that name none of their own learn from it too.
         synthetic_count: how many of them.
-        simplex: settings of that method of synthesis.
-        strokes: settings of that method of synthesis, alone and within `mixed`.
-        ddpm: settings of that method of synthesis.
-        latent_diffusion: settings of that method of synthesis.
         parity_pictures: at most this many pictures are compared between eager and served, evenly spread over
             the test split.
         exdd: settings of that detector.
@@ -64,13 +65,9 @@ class Recipe(BaseModel):
     false_alarm: float = Field(0.01, gt=0, lt=1)
     folds: int = Field(5, ge=2)
     positive: PositiveSource = "auto"
-    synthesis: str = "mixed"
+    synthesis: Synthesis = MixedConfig()
     synthetic_count: int = Field(100, ge=1)
     parity_pictures: int = Field(1000, ge=2)
-    simplex: SimplexConfig = SimplexConfig()
-    strokes: StrokesConfig = StrokesConfig()
-    ddpm: DDPMConfig = DDPMConfig()
-    latent_diffusion: LatentDiffusionConfig = LatentDiffusionConfig()
     exdd: ExDDConfig = ExDDConfig()
     student_layers: tuple[int, ...] | None = None
     sacd: SACDConfig = SACDConfig()
@@ -82,6 +79,28 @@ class Recipe(BaseModel):
     def student(self, kind: str) -> StudentConfig:
         """Settings of a detector that trains a student, `sacd` or `ddpm_ast`."""
         return self.sacd if kind == "sacd" else self.ddpm_ast
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections_of_methods(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Read older recipes, which have a section for each method: it holds wherever the method draws.
+
+        Students that name no synthesis learn from `mixed` there, whatever the banks are filled with.
+        """
+        settings = {name: content[name] for name in _METHOD_SECTIONS if name in content}
+        if not settings:
+            return content
+        for name, section in settings.items():
+            if not isinstance(section, dict):
+                msg = f"{name}: give a mapping of settings, not {section!r}"
+                raise ValueError(msg)  # noqa: TRY004 - which pydantic turns into its own
+        content = {name: value for name, value in content.items() if name not in settings}
+        for student in ("sacd", "ddpm_ast"):
+            section = content.get(student, {})
+            if isinstance(section, dict):
+                synthesis = with_settings(section.get("synthesis", "mixed"), settings)
+                content[student] = {**section, "synthesis": synthesis}
+        return {**content, "synthesis": with_settings(content.get("synthesis", "mixed"), settings)}
 
     @field_validator("size")
     @classmethod

@@ -220,15 +220,3 @@ def test_bad_options_are_refused_in_words(arguments: list[str], words: str, tmp_
     )
     assert done.returncode == 2
     assert words in done.stderr
-
-
-def test_the_script_needs_nothing_but_torch_numpy_safetensors_and_transformers() -> None:
-    """It must run as it is on a bare GPU machine, where the rest of the project is not installed."""
-    code = (
-        "import sys\n"
-        "for name in ('cv2', 'PIL', 'scipy', 'sklearn', 'rich', 'pydantic', 'typer', 'faiss'):\n"
-        "    sys.modules[name] = None\n"
-        f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='imported')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr

@@ -22,7 +22,6 @@ from flawline.jobs.learning import (
     MAX_PICTURES,
     adapt_teacher,
     fit_line_student,
-    line_synthesizer,
     load_shared_teacher,
 )
 from flawline.progress import say, track
@@ -33,6 +32,7 @@ from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.ratio import ImageScore
 from flawline.scoring.settings import Fusion, LineSettings
 from flawline.scoring.verdict import Verdict, judge
+from flawline.synthesis import Material
 from flawline.teachers import Teacher
 
 Observed = tuple[Evidence, Geometry]
@@ -286,15 +286,14 @@ def _defects(
         return [partial(_read_labelled, sample) for sample in labelled], PositiveFacts(len(labelled), 0)
     if recipe.positive == "none":
         return [], PositiveFacts(0, 0)
-    synthesizer = line_synthesizer(
-        recipe.synthesis,
-        lambda rng: normals[rng.integers(len(normals))].read_image(),
-        recipe,
+    material = Material(
+        sources=lambda rng: normals[rng.integers(len(normals))].read_image(),
         learned=lambda: [sample.read_image() for sample in normals[:MAX_PICTURES]],
         seed=seed,
-        device=device,
-        checkpoint=None if checkpoint is None else checkpoint / "exdd-ddpm.safetensors",
+        device=str(device),
+        checkpoint=None if checkpoint is None else checkpoint / "exdd-synthesis",
     )
+    synthesizer = recipe.synthesis.prepare(material)
 
     def read(number: int) -> tuple[Pixels, NDArray[np.bool_]]:
         rng = np.random.default_rng((seed, number))

@@ -1,7 +1,7 @@
 """Adapt a line's teacher and fit its student: read normals, choose what corrupts them, train, report progress."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,7 @@ from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.recipe import Recipe
 from flawline.scoring.picture import Pixels
-from flawline.synthesis import Sources, Synthesizer, get_synthesizer
-from flawline.synthesis.ddpm import train_ddpm
-from flawline.synthesis.registry import DDPM, parts_of
+from flawline.synthesis import Material
 from flawline.teachers import Teacher, default_layers, load_teacher
 from flawline.teachers.adapt import adapt
 
@@ -144,15 +142,15 @@ def fit_line_student(
     _check_sides(squares, recipe.size)
     pictures = [square.pixels for square in squares]
     extents = [(square.geometry.inner_height, square.geometry.inner_width) for square in squares]
-    corrupt = line_synthesizer(
-        config.synthesis,
-        pictures,
-        recipe,
+    synthesis = config.synthesis or recipe.synthesis
+    material = Material(
+        sources=pictures,
         learned=lambda: [p[:height, :width] for p, (height, width) in zip(pictures, extents, strict=True)],
         seed=seed,
-        device=teacher.mean.device,
-        checkpoint=None if checkpoint is None else checkpoint / f"{kind}-ddpm.safetensors",
+        device=str(teacher.mean.device),
+        checkpoint=None if checkpoint is None else checkpoint / f"{kind}-synthesis",
     )
+    corrupt = synthesis.prepare(material)
     crops = Crops(
         pictures,
         extents,
@@ -174,7 +172,8 @@ def fit_line_student(
             budget=budget,
             checkpoint=None if checkpoint is None else checkpoint / f"{kind}.safetensors",
             identity={
-                "recipe": recipe.model_dump(mode="json", include=_trained_by(kind, config.synthesis)),
+                "recipe": recipe.model_dump(mode="json", include={kind, *_ADAPTED_BY, "student_layers"})
+                | {"synthesis": synthesis.model_dump(mode="json")},
                 "pictures": fingerprint(pictures),
                 "teacher": teacher.fingerprint,
                 "seed": seed,
@@ -198,67 +197,6 @@ def _check_sides(squares: Sequence[Square], size: int) -> None:
             f"square of {size}; give larger pictures or a smaller --size"
         )
         raise DataError(msg)
-
-
-def _trained_by(kind: str, synthesis: str) -> set[str]:
-    """Settings of a recipe that make another student."""
-    return {kind, *_ADAPTED_BY, "student_layers", *parts_of(synthesis)} & {*Recipe.model_fields}
-
-
-def line_synthesizer(
-    method: str,
-    sources: Sources,
-    recipe: Recipe,
-    *,
-    learned: Callable[[], Sequence[Pixels]],
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None = None,
-) -> Synthesizer:
-    """Make a synthesizer for a line; for `ddpm` train a diffusion model on its normal pictures first.
-
-    Args:
-        method: one of flawline.synthesis.METHODS.
-        sources: normal pictures to take material from.
-        recipe: settings of the methods.
-        learned: reads the normal pictures that a diffusion model learns, UINT8 [H, W, 3] each.
-        seed: of every random choice.
-        device: for training and sampling a diffusion model.
-        checkpoint: file for the state of that training; None keeps none.
-
-    Raises:
-        FlawlineError: an unknown method, or what the method itself refuses.
-
-    """
-    textures: Sequence[Pixels] = ()
-    if DDPM in parts_of(method):
-        pictures = learned()
-        with bar() as progress:
-            task = progress.add_task("training the diffusion model", total=1.0)
-            model = train_ddpm(
-                pictures,
-                recipe.ddpm,
-                seed=seed,
-                device=device,
-                checkpoint=checkpoint,
-                progress=lambda done: progress.update(task, completed=done),
-            )
-            task = progress.add_task("drawing from the diffusion model", total=1.0)
-            textures = model.generate(
-                recipe.ddpm.pool,
-                seed,
-                pictures,
-                progress=lambda done: progress.update(task, completed=done),
-            )
-    return get_synthesizer(
-        method,
-        sources=sources,
-        textures=textures,
-        ddpm=recipe.ddpm,
-        latent_diffusion=recipe.latent_diffusion,
-        simplex=recipe.simplex,
-        strokes=recipe.strokes,
-    )
 
 
 def fingerprint(pictures: Sequence[Pixels]) -> str:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from flawline.errors import DataError
-from flawline.synthesis.configs import DDPMConfig
-from flawline.synthesis.plain import Pixels
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.ddpm_blend import DDPMConfig
 from flawline.training.state import (
     fill_module,
     fill_optimiser,
@@ -44,7 +43,7 @@ def identity(pictures: Sequence[Pixels], config: DDPMConfig, seed: int) -> dict[
     for picture in pictures:
         digest.update(str(picture.shape).encode())
         digest.update(np.ascontiguousarray(picture).data)
-    settings = {name: value for name, value in asdict(config).items() if name in _TRAINING}
+    settings = {name: value for name, value in config.model_dump().items() if name in _TRAINING}
     return cast(
         dict[str, Any], json.loads(json.dumps({**settings, "seed": seed, "pictures": digest.hexdigest()}))
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from flawline.detectors.students.training import TrainingConfig
+from flawline.synthesis.spec import Synthesis
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class DDPMASTConfig:
         width: of the first stage of the student's encoder; each further stage has twice as many channels.
         min_cover: share of a place that a mask covers from which the place counts as defective.
         distance: between teacher and student, `cosine` (paper) or `relative`; see students.blocks.Distance.
-        synthesis: what makes the defects to learn from (paper: a diffusion model's pictures in Perlin regions).
+        synthesis: what makes the defects to learn from (paper: a diffusion model's pictures in Perlin regions);
+            None takes the recipe's.
         top_share: see flawline.scoring.settings.LineSettings (DeSTSeg: 100 of 256 x 256 pixels).
         sigma: standard deviation in pixels of the Gaussian that smooths the discrepancy (DeSTSeg: none).
         training: how student and head are trained.
@@ -38,7 +40,7 @@ class DDPMASTConfig:
     width: int = 32
     min_cover: float = 0.2
     distance: Literal["cosine", "relative"] = "relative"
-    synthesis: str = "mixed"
+    synthesis: Synthesis | None = None
     top_share: float = 0.0015
     sigma: float = 2.0
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from flawline.detectors.students.training import TrainingConfig
+from flawline.synthesis.spec import Synthesis
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class SACDConfig:
             0.5).
         blocks: residual blocks per level of the decoder.
         distance: between teacher and student, `cosine` (papers) or `relative`; see students.blocks.Distance.
-        synthesis: what makes the anomalies to learn from (paper: fractal simplex noise).
+        synthesis: what makes the anomalies to learn from (paper: fractal simplex noise); None takes the recipe's.
         top_share: see flawline.scoring.settings.LineSettings (RD4AD: the largest pixel).
         sigma: standard deviation in pixels of the Gaussian that smooths the discrepancy (paper: 4).
         training: how the student is trained.
@@ -31,7 +32,7 @@ class SACDConfig:
     margin: float = 0.5
     blocks: int = 1
     distance: Literal["cosine", "relative"] = "relative"
-    synthesis: str = "mixed"
+    synthesis: Synthesis | None = None
     top_share: float = 0.005
     sigma: float = 4.0
     training: TrainingConfig = field(default_factory=TrainingConfig)
