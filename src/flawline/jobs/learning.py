@@ -172,7 +172,11 @@ def fit_line_student(
             budget=budget,
             checkpoint=None if checkpoint is None else checkpoint / f"{kind}.safetensors",
             identity={
-                "recipe": recipe.model_dump(mode="json", include={kind, *_ADAPTED_BY, "student_layers"})
+                "recipe": recipe.model_dump(
+                    mode="json",
+                    include={kind, *_ADAPTED_BY, "student_layers"},
+                    exclude={kind: {"synthesis"}},
+                )
                 | {"synthesis": synthesis.model_dump(mode="json")},
                 "pictures": fingerprint(pictures),
                 "teacher": teacher.fingerprint,

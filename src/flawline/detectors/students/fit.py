@@ -1,4 +1,4 @@
-"""Make the student of a detector by name. Needs torch, numpy, safetensors and transformers, and nothing else."""
+"""Make the student of a detector by name."""
 
 from collections.abc import Sequence
 
