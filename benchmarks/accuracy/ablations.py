@@ -25,11 +25,15 @@ from flawline.errors import DataError, FlawlineError
 from flawline.jobs.fit import FittedLine, fit
 from flawline.recipe import Recipe, read_recipe
 from flawline.report.evaluation import Evaluation, merge_rows
+from flawline.synthesis.ddpm_blend import DDPMConfig
+from flawline.synthesis.spec import with_settings
 
 RESULTS = ACCURACY.with_name("ablations.json")
 KEY = ("detector", "data", "teacher", "seed", "steps", "ddpm_steps", "settings")
 """Fields that tell one row from another; `steps` are None where nothing of that kind is trained."""
 FIGURES = ("image_auroc", "pixel_auroc", "aupro", "recall_at_budget", "false_alarm_rate")
+METHOD_SETTINGS = ("strokes", "simplex", "ddpm")
+"""First places of settings that hold wherever these methods of synthesis draw."""
 DDPM_STEPS = 2
 """Steps of a diffusion model for each step of a student."""
 BATCH = 8
@@ -37,6 +41,8 @@ BATCH = 8
 
 def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Recipe:
     """The default recipe with `settings`, by their places in it, and trainings of so many steps.
+
+    Settings of METHOD_SETTINGS have their place in the synthesis that the detector learns from.
 
     Raises:
         RecipeError: a setting that no recipe has, or out of its range.
@@ -53,6 +59,9 @@ def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Re
             place = place.setdefault(section, {})
         if name != SCORE:
             place[field] = value
+    methods = {name: content.pop(name) for name in METHOD_SETTINGS if name in content}
+    drawing = content if detector == "exdd" else content[detector]
+    drawing["synthesis"] = with_settings(drawing.get("synthesis", "mixed"), methods)
     return read_recipe(None, **content)
 
 
@@ -61,14 +70,14 @@ def identity(
 ) -> dict[str, object]:
     """The fields of KEY."""
     student = None if detector == "exdd" else recipe.student(detector)
-    synthesis = student.synthesis if student else recipe.synthesis
+    synthesis = (student and student.synthesis) or recipe.synthesis
     return {
         "detector": detector,
         "data": data,
         "teacher": teacher_field(recipe),
         "seed": seed,
         "steps": student.training.steps if student else None,
-        "ddpm_steps": recipe.ddpm.steps if synthesis == "ddpm" else None,
+        "ddpm_steps": synthesis.steps if isinstance(synthesis, DDPMConfig) else None,
         "settings": dict(settings),
     }
 

@@ -283,8 +283,8 @@ def synthesize(
         str | None,
         typer.Option(
             help="mixed, cutpaste, perlin, strokes, gaussian, simplex, planted, ddpm (trains a small diffusion "
-            "model on the line first) or latent_diffusion (needs a pretrained model); of several others, "
-            "with + between them, each as often.  [default: the recipe's, or mixed]",
+            "model on the line first) or latent_diffusion (needs a pretrained model); of several, with + between "
+            "them, each as often. It takes the place of the recipe's.  [default: the recipe's, or mixed]",
             show_default=False,
         ),
     ] = None,
@@ -292,7 +292,7 @@ def synthesize(
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="YAML file with settings of ddpm, latent_diffusion, simplex and strokes."),
+        typer.Option(help="YAML file with a synthesis and its settings."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -305,12 +305,12 @@ def synthesize(
 ) -> None:
     """Make defect pictures with masks from a line's normal pictures, and a contact sheet.
 
-    What ddpm trains is kept in OUT/ddpm: the same command goes on where it was interrupted.
+    What a method trains is kept in OUT: the same command goes on where it was interrupted.
     """
     from flawline.data import load_dataset
     from flawline.jobs.fit import pick_device
     from flawline.recipe import read_recipe
-    from flawline.synthesis.line import synthesize_line
+    from flawline.synthesis.synthesize import synthesize_line
 
     settings = read_recipe(recipe, synthesis=method)
     synthesize_line(
@@ -319,10 +319,6 @@ def synthesize(
         count,
         out,
         seed,
-        ddpm=settings.ddpm,
-        latent_diffusion=settings.latent_diffusion,
-        simplex=settings.simplex,
-        strokes=settings.strokes,
         device=str(pick_device(device)),
         budget=read_duration(budget),
     )

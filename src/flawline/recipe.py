@@ -19,7 +19,8 @@ from flawline.detectors.part import PARTS, PartConfig
 from flawline.errors import RecipeError, first_fault
 from flawline.scoring.picture import SIZES
 from flawline.scoring.settings import Fusion
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
+from flawline.synthesis.mixed import MixedConfig
+from flawline.synthesis.spec import Synthesis, with_settings
 from flawline.teachers.adapt import AdaptConfig
 
 SHORT = {
@@ -30,6 +31,8 @@ SHORT = {
     "student_layers": (("sacd", "layers"), ("ddpm_ast", "layers")),
 }
 """Settings of detectors that may also stand at the top of a recipe, and the sections that they are read into."""
+METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
+"""Sections of older recipes that hold the settings of a method of synthesis."""
 
 
 class Recipe(BaseModel):
@@ -45,11 +48,8 @@ class Recipe(BaseModel):
         min_area: fewest pixels of the model square of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
         folds: number of folds of cross-conformal calibration, used when normals are few.
-        synthesis: method that makes synthetic defects.
-        simplex: settings of that method of synthesis.
-        strokes: settings of that method of synthesis, alone and within `mixed`.
-        ddpm: settings of that method of synthesis.
-        latent_diffusion: settings of that method of synthesis.
+        synthesis: method that makes synthetic defects, for every detector that names none of its own: a name,
+            several joined by `+`, or a mapping with `method` and its settings.
         fusion: rule that joins several detectors; see flawline.scoring.settings.Fusion.
         parity_pictures: most pictures on which eager and served are compared, evenly spread over the test split.
         parts: settings of detectors by name; in a file each is a section of that name.
@@ -66,11 +66,7 @@ class Recipe(BaseModel):
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
     folds: int = Field(5, ge=2)
-    synthesis: str = "mixed"
-    simplex: SimplexConfig = SimplexConfig()
-    strokes: StrokesConfig = StrokesConfig()
-    ddpm: DDPMConfig = DDPMConfig()
-    latent_diffusion: LatentDiffusionConfig = LatentDiffusionConfig()
+    synthesis: Synthesis = MixedConfig()
     fusion: Fusion = Fusion.PRODUCT
     parity_pictures: int = Field(1000, ge=2)
     parts: dict[str, PartConfig] = {}
@@ -85,7 +81,7 @@ class Recipe(BaseModel):
         """Read the section of each detector by that detector's own settings."""
         if not isinstance(content, dict):
             return content
-        rest = _spelt_out(content)
+        rest = _spelt_out(_of_methods(content))
         parts = dict(rest.pop("parts", {}))
         unknown = [key for key in rest if key not in cls.model_fields]
         for key in unknown:
@@ -117,6 +113,25 @@ class Recipe(BaseModel):
             msg = f"must be one of {', '.join(map(str, SIZES))}"
             raise ValueError(msg)
         return size
+
+
+def _of_methods(content: dict[str, Any]) -> dict[str, Any]:
+    """Read older recipes, which have a section for each method of synthesis: it holds wherever the method draws.
+
+    Students that name no synthesis learn from `mixed` there, whatever the banks are filled with.
+    """
+    settings = {name: content[name] for name in METHOD_SECTIONS if name in content}
+    if not settings:
+        return content
+    for name, section in settings.items():
+        if not isinstance(section, dict):
+            msg = f"{name}: give a mapping of settings, not {section!r}"
+            raise ValueError(msg)  # noqa: TRY004 - which pydantic turns into its own
+    rest = {name: value for name, value in content.items() if name not in settings}
+    for student in ("sacd", "ddpm_ast"):
+        section = _section(rest, student)
+        rest[student] = {**section, "synthesis": with_settings(section.get("synthesis", "mixed"), settings)}
+    return {**rest, "synthesis": with_settings(rest.get("synthesis", "mixed"), settings)}
 
 
 def _spelt_out(content: dict[str, Any]) -> dict[str, Any]:

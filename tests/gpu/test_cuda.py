@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from flawline.data import Dataset, load_dataset
 from flawline.jobs.fit import fit
 from flawline.recipe import Recipe
-from flawline.synthesis.configs import DDPMConfig
 from flawline.synthesis.ddpm import DDPM, train_ddpm
+from flawline.synthesis.ddpm_blend import DDPMConfig
 
 pytestmark = [
     pytest.mark.gpu,

@@ -20,19 +20,32 @@ from positive_only import by_positive_bank
 from tables import TABLES, ablation_table
 
 from flawline.data import Dataset
-from flawline.errors import DataError, RecipeError
+from flawline.errors import DataError
 from flawline.jobs.fit import FittedLine, fit
-from flawline.jobs.learning import line_synthesizer
-from flawline.recipe import Recipe, read_recipe
+from flawline.recipe import Recipe
 from flawline.scoring.picture import Geometry
-from flawline.synthesis import DDPMBlend, DDPMConfig, SimplexBlend, SimplexConfig, get_synthesizer
+from flawline.synthesis import read_synthesis
+from flawline.synthesis.method import MethodConfig
 
 LINE = "surfaces:woven,size=128x128,normals=12,test_normals=2,test_defects=2,train_defects=0"
 QUICK = {"data_root": Path("data"), "data": LINE, "seeds": "0", "steps": 2, "again": False}
 
 
-def value_at(recipe: Recipe, place: str) -> object:
-    return reduce(getattr, place.split("."), recipe)
+def value_at(detector: str, recipe: Recipe, place: str) -> object:
+    """What holds at a place of DEFAULTS; of a method that the detector does not draw by, its own default."""
+    section, _, field = place.partition(".")
+    drawn = recipe.synthesis if detector == "exdd" else getattr(recipe, detector).synthesis
+    if section not in ablations.METHOD_SETTINGS:
+        value = reduce(getattr, place.split("."), recipe)
+        return name_of(value) if isinstance(value, MethodConfig) else value
+    parts = [part for part in getattr(drawn, "parts", [drawn]) if part.method == section]
+    return getattr(parts[0] if parts else read_synthesis(section), field)
+
+
+def name_of(synthesis: MethodConfig) -> str:
+    """As ablation tables name it."""
+    methods = [part.method for part in getattr(synthesis, "parts", ())]
+    return "+".join(methods) if methods and "strokes" not in methods else synthesis.method
 
 
 def test_defaults_are_those_of_the_recipe() -> None:
@@ -40,31 +53,36 @@ def test_defaults_are_those_of_the_recipe() -> None:
     for detector, settings in DEFAULTS.items():
         for place, default in settings.items():
             if place not in (SCORE, "positive"):
-                assert value_at(ablations.make_recipe(detector, {}, 2), place) == default, place
+                assert value_at(detector, ablations.make_recipe(detector, {}, 2), place) == default, place
 
 
 @pytest.mark.parametrize("table", ABLATIONS)
 def test_every_variant_reaches_the_recipe_and_nothing_else_changes(table: str) -> None:
     ablation = ABLATIONS[table]
-    default = all_settings(ablation.detector, {})
-    plain = ablations.make_recipe(ablation.detector, default, 7).model_dump(mode="json")
+    detector = ablation.detector
+    default = all_settings(detector, {})
+    plain = ablations.make_recipe(detector, default, 7).model_dump(mode="json")
     seen = []
     for variant in ablation.variants.values():
-        settings = all_settings(ablation.detector, variant)
+        settings = all_settings(detector, variant)
         seen.append(settings)
-        dumped = ablations.make_recipe(ablation.detector, settings, 7).model_dump(mode="json")
+        recipe = ablations.make_recipe(detector, settings, 7)
         for place, value in variant.items():
             if place != SCORE:
-                assert reduce(lambda part, name: part[name], place.split("."), dumped) == value
-        changed = {place for place, value in settings.items() if value != default[place]}
-        places = {place.split(".")[0] for place in changed} - {SCORE}
+                wanted = tuple(value) if isinstance(value, list) else value
+                assert value_at(detector, recipe, place) == wanted
+        changed = {place.split(".")[0] for place, value in settings.items() if value != default[place]}
+        drawing = "synthesis" if detector == "exdd" else detector
+        places = {drawing if place in ablations.METHOD_SETTINGS else place for place in changed} - {SCORE}
+        dumped = recipe.model_dump(mode="json")
         assert {name for name in dumped if dumped[name] != plain[name]} == places
     assert seen.count(default) == (table != "sacd_lambda"), "the default is one of the lines"
     assert all(seen.count(settings) == 1 for settings in seen)
     with pytest.raises(ValueError, match="sigma is not among DEFAULTS"):
-        all_settings(ablation.detector, {"sigma": 1})
-    if ablation.detector != "exdd":
-        assert (plain[ablation.detector]["training"]["steps"], plain["ddpm"]["steps"]) == (7, 14)
+        all_settings(detector, {"sigma": 1})
+    if detector != "exdd":
+        diffusion = getattr(ablations.make_recipe(detector, {f"{detector}.synthesis": "ddpm"}, 7), detector)
+        assert (diffusion.training.steps, diffusion.synthesis.steps) == (7, 14)
 
 
 @pytest.fixture
@@ -232,60 +250,3 @@ def test_the_positive_bank_alone_is_calibrated_anew(
     )
     with pytest.raises(DataError, match="no positive bank"):
         by_positive_bank(negative, drawn, recipe, 0)
-
-
-def test_simplex_settings_reach_the_noise() -> None:
-    assert SimplexConfig() == SimplexConfig(3, 0.5, 32.0, 0.4, blended=False)
-    picture = np.full((128, 128, 3), 128, dtype=np.uint8)
-    plain, _ = get_synthesizer("simplex")(picture, np.random.default_rng(0))
-    np.testing.assert_array_equal(plain, SimplexBlend()(picture, np.random.default_rng(0))[0])
-    config = SimplexConfig(octaves=2, persistence=0.9, frequency=50, strength=0.2, blended=True)
-    made = get_synthesizer("simplex", simplex=config)
-    assert {name: getattr(made, name) for name in vars(config)} == vars(config)
-    result, mask = made(picture, np.random.default_rng(0))
-    assert np.abs(result[mask].astype(int) - 128).max() <= 0.2 * 128
-    recipe = Recipe.model_validate({"simplex": {"strength": 0.3}})
-    of_line = line_synthesizer("simplex", [picture], recipe, learned=list, seed=0, device=torch.device("cpu"))
-    assert of_line.strength == 0.3
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("simplex: {strength: 0}", "simplex.*strength: give more than 0"),
-        ("simplex: {octaves: 9}", "octaves: give 1 to 8"),
-        ("simplex: {persistence: 2}", "persistence: give"),
-        ("simplex: {frequency: 0.5}", "frequency: give at least 1"),
-        ("simplex: {lambda: 1}", "simplex.lambda"),
-        ("ddpm: {regions: circles}", "ddpm.*regions"),
-        ("strokes: {crack: -1}", "strokes: give shares of 0 or more"),
-        ("strokes: {crack: 0, scratch: 0, pits: 0, stain: 0}", "one above 0"),
-        ("strokes: {hole: 1}", "strokes.hole"),
-        ("strokes: {widest: 0}", "widest: give 1 to 32"),
-    ],
-)
-def test_settings_out_of_range_name_themselves(tmp_path: Path, line: str, words: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(line)
-    with pytest.raises(RecipeError, match=words):
-        read_recipe(path)
-
-
-def test_rectangles_take_the_place_of_perlin_regions() -> None:
-    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    picture = np.full((96, 130, 3), 99, dtype=np.uint8)
-    shares = []
-    for seed in range(20):
-        made = get_synthesizer(
-            "ddpm", textures=[texture], ddpm=DDPMConfig(regions="rectangles", foreground=False)
-        )
-        result, mask = made(picture, np.random.default_rng(seed))
-        rows, columns = np.nonzero(mask)
-        assert mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-        np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
-        shares.append(mask.mean())
-        turned = DDPMBlend([texture], foreground=False)(picture, np.random.default_rng(seed))[1]
-        rows, columns = np.nonzero(turned)
-        assert turned.sum() < (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-    assert 0.015 < min(shares) < 0.05
-    assert 0.1 < max(shares) < 0.16

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from flawline.artefact.manifest import PartFacts, TensorFacts, TrainingFacts
-from flawline.data.sample import Sample
+from flawline.data.sample import Sample, masks_of
 from flawline.data.squares import Chosen
 from flawline.errors import RecipeError
 from flawline.registry import Registry
 from flawline.scoring.finding import ROLES, Finding, Role
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import PartSettings
+from flawline.synthesis import Material, MethodConfig, Sources, Synthesizer
 from flawline.teachers import Teacher, default_layers
 from flawline.training import Budget
 
@@ -54,7 +55,7 @@ class Context:
         data: name of the data set, for messages.
         size: side of the model square in pixels.
         seed: seed of every random choice.
-        synthesizer: makes the synthetic defects of a line; see flawline.jobs.fit.
+        synthesis: method that makes synthetic defects where the part's settings name none.
         budget: time for what the part trains: ask for a share before each training, and spend it after.
         checkpoint: folder for the state of trainings; None keeps none.
         identity: what made teacher and squares, as JSON values, to tell checkpoints apart.
@@ -68,10 +69,40 @@ class Context:
     data: str
     size: int
     seed: int
-    synthesizer: Callable[..., Any]
+    synthesis: MethodConfig
     checkpoint: Path | None
     identity: Mapping[str, Any]
     budget: Budget
+
+    def synthesizer(
+        self,
+        own: MethodConfig | None,
+        sources: Sources,
+        learned: Callable[[], Sequence[Pixels]],
+        name: str,
+    ) -> Synthesizer:
+        """Make what puts synthetic defects on pictures, training or loading what the method needs.
+
+        Args:
+            own: method that the part's settings name; None takes that of the recipe.
+            sources: normal pictures to take material from.
+            learned: function that reads the normal pictures a diffusion model learns, UINT8 [H, W, 3] each.
+            name: name of the part, under which the state of trainings is kept.
+
+        Raises:
+            FlawlineError: what the method needs cannot be had.
+
+        """
+        material = Material(
+            sources=sources,
+            learned=learned,
+            masks=lambda: masks_of(self.defects),
+            seed=self.seed,
+            device=str(self.teacher.mean.device),
+            checkpoint=None if self.checkpoint is None else self.checkpoint / f"{name}-synthesis",
+            budget=self.budget,
+        )
+        return (own or self.synthesis).prepare(material)
 
 
 class Part(ABC):
@@ -121,7 +152,7 @@ class Part(ABC):
         return config.layers or default_layers(teacher)
 
     @classmethod
-    def trainings(cls, config: PartConfig, synthesis: Any) -> int:  # noqa: ANN401 - see flawline.synthesis
+    def trainings(cls, config: Any, synthesis: MethodConfig) -> int:  # noqa: ANN401 - the part's own Config
         """Count what `fit` trains, so that a budget of time can be shared; `synthesis` is the recipe's own."""
         del config, synthesis
         return 0

@@ -1,9 +1,8 @@
 """Fit a line to a data set and calibrate it: what `build` publishes and `evaluate` measures."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,6 @@ from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
 from flawline.errors import DataError, RecipeError
-from flawline.jobs.learning import line_synthesizer
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
@@ -163,10 +161,10 @@ def context_of(
         data=dataset.name,
         size=recipe.size,
         seed=seed,
-        synthesizer=_synthesizers(recipe, seed, teacher.mean.device, checkpoint),
+        synthesis=recipe.synthesis,
         checkpoint=checkpoint,
         identity={**_identity(teacher, recipe, seed), "synthesis": _synthesis_settings(recipe)},
-        budget=budget or Budget(None),
+        budget=budget or Budget(),
     )
 
 
@@ -174,23 +172,6 @@ def trainings_of(kinds: Sequence[type[Part]], recipe: Recipe) -> int:
     """Count what a build trains: the teacher's adaptation, diffusion models and students."""
     parts = sum(kind.trainings(recipe.part(kind.name), recipe.synthesis) for kind in kinds)
     return parts + bool(recipe.adapt.steps)
-
-
-def _synthesizers(
-    recipe: Recipe, seed: int, device: torch.device, checkpoint: Path | None
-) -> Callable[..., Any]:
-    def make(synthesis, sources, learned, name):  # type: ignore[no-untyped-def]
-        return line_synthesizer(
-            synthesis or recipe.synthesis,
-            sources,
-            recipe,
-            learned=learned,
-            seed=seed,
-            device=device,
-            checkpoint=None if checkpoint is None else checkpoint / f"{name}.safetensors",
-        )
-
-    return make
 
 
 def adapt_teacher(

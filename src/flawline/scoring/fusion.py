@@ -82,8 +82,8 @@ def strongest(full: Floats, geometry: Geometry, share: float) -> float:
 def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
     """Bring what one part found to the model square, and give it a score where it has none.
 
-    The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that lie
-    mostly on padding are dropped.
+    The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that
+    lie mostly on padding are dropped.
 
     Raises:
         ArtefactError: the finding does not hold what the settings say.

@@ -1,8 +1,7 @@
 """A small denoising diffusion model of a line's normal pictures (papers: DDPM + asymmetric student, RealNet).
 
 Trained on normal pictures alone. Its reverse chain with widened variance gives pictures that are near the normal
-ones without being among them, which `flawline.synthesis.ddpm_blend` puts into Perlin regions. Needs torch, numpy,
-safetensors and diffusers, and nothing else.
+ones without being among them, which `flawline.synthesis.ddpm_blend` puts into Perlin regions.
 """
 
 import hashlib
@@ -23,15 +22,13 @@ from torch.nn import functional as F
 
 from flawline.errors import DataError, RecipeError
 from flawline.files import write_atomically
-from flawline.synthesis.configs import DDPMConfig
-from flawline.synthesis.ddpm_blend import DDPMBlend
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import to_pixels
+from flawline.synthesis.ddpm_blend import DDPMConfig
 from flawline.synthesis.ddpm_data import Crops, Scale
-from flawline.synthesis.plain import Pixels, to_pixels
 from flawline.synthesis.reverse import reverse, visited
 from flawline.training import Training, TrainingState, train
 from flawline.training.state import save_tensors
-
-__all__ = ["DDPM", "DDPMBlend", "DDPMConfig", "Progress", "Scale", "train_ddpm"]
 
 _WARM_UP = 50
 _TRAINED_BY = (
@@ -131,7 +128,7 @@ class DDPM:
         """Write the folder, made when missing."""
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(folder / "model.safetensors", self.network.state_dict(), {})
-        content = {"scale": asdict(self.scale), **asdict(self.config)}
+        content = {"scale": asdict(self.scale), **self.config.model_dump()}
         write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -146,8 +143,7 @@ class DDPM:
             content = json.loads((folder / "config.json").read_text())
             scale = content.pop("scale")
             scale = Scale(tuple(scale["mean"]), scale["deviation"])
-            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-            config = DDPMConfig(**settings)
+            config = DDPMConfig.model_validate(content)
             network = _network(config, len(scale.mean), seed=0)
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:

@@ -14,7 +14,7 @@ class Budget:
 
     """
 
-    def __init__(self, seconds: float | None, trainings: int = 1) -> None:
+    def __init__(self, seconds: float | None = None, trainings: int = 1) -> None:
         """Begin with everything left.
 
         Args:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from flawline.detectors.part import PartConfig
+from flawline.synthesis import Synthesis
 
 Positive = Literal["auto", "labelled", "synthetic", "none"]
 
@@ -41,7 +42,7 @@ class ExDDConfig(PartConfig):
 
     weight: float = Field(0.75, ge=0)
     positive: Positive = "auto"
-    synthesis: str | None = None
+    synthesis: Synthesis | None = None
     synthetic_count: int = Field(100, ge=1)
     sigma: float = Field(4.0, ge=0)
     negative_share: float = Field(0.01, gt=0, le=1)

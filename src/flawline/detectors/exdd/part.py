@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from flawline.scoring.finding import Finding, Role
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.ratio import ImageScore, RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
+from flawline.synthesis import MethodConfig, Synthesizer
 from flawline.teachers import PatchFeatures, Teacher
 
 EMBEDDING = "EMBEDDING"
@@ -83,6 +84,11 @@ class ExDDPart(Part):
         part.labelled_defects = labelled
         part.cross_fitting = (filler, pool, context)
         return part
+
+    @classmethod
+    def trainings(cls, config: ExDDConfig, synthesis: MethodConfig) -> int:
+        """See Part. Labelled defects may make it fewer."""
+        return 0 if config.positive in ("none", "labelled") else (config.synthesis or synthesis).trainings
 
     def find(self, outputs: Mapping[str, Tensor], geometry: Geometry) -> Finding:
         """See Part."""
@@ -198,13 +204,13 @@ def _origin(labelled: int, synthetic: int) -> str:
     return "none: scores are distances from normal alone (PatchCore)"
 
 
-def _synthesizer(config: ExDDConfig, context: Context) -> Any:  # noqa: ANN401 - a Synthesizer
+def _synthesizer(config: ExDDConfig, context: Context) -> Synthesizer:
     normals = context.normals.samples
     return context.synthesizer(
         config.synthesis,
         lambda rng: normals[rng.integers(len(normals))].read_image(),
         lambda: [sample.read_image() for sample in normals[:MAX_LEARNT]],
-        "exdd-ddpm",
+        "exdd",
     )
 
 

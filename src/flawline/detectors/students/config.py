@@ -6,6 +6,7 @@ from pydantic import Field
 
 from flawline.detectors.part import PartConfig
 from flawline.detectors.students.training import TrainingConfig
+from flawline.synthesis import Synthesis
 
 
 class StudentConfig(PartConfig):
@@ -24,7 +25,7 @@ class StudentConfig(PartConfig):
 
     weight: float = Field(0.25, ge=0)
     distance: Literal["cosine", "relative"] = "relative"
-    synthesis: str | None = None
+    synthesis: Synthesis | None = None
     top_share: float = Field(0.0, ge=0, le=1)
     sigma: float = Field(4.0, ge=0)
     training: TrainingConfig = Field(default_factory=TrainingConfig)

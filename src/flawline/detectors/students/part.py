@@ -26,6 +26,7 @@ from flawline.progress import bar, track
 from flawline.scoring.finding import Role
 from flawline.scoring.picture import Pixels
 from flawline.scoring.settings import PartSettings
+from flawline.synthesis import MethodConfig
 from flawline.teachers import Teacher, default_layers
 
 DISCREPANCY = "DISCREPANCY"
@@ -81,10 +82,9 @@ class StudentPart(Part):
         return config.layers or default_layers(teacher, _QUARTERS)
 
     @classmethod
-    def trainings(cls, config: PartConfig, synthesis: Any) -> int:  # noqa: ANN401 - see Part
+    def trainings(cls, config: StudentConfig, synthesis: MethodConfig) -> int:
         """See Part."""
-        del config, synthesis
-        return 1
+        return 1 + (config.synthesis or synthesis).trainings
 
     @classmethod
     def fit(cls, config: StudentConfig, context: Context) -> Self:
@@ -107,7 +107,10 @@ class StudentPart(Part):
                 else context.checkpoint / f"{cls.name}.safetensors",
                 identity={
                     **context.identity,
-                    "config": config.model_dump(mode="json"),
+                    "config": config.model_dump(
+                        mode="json", exclude={"synthesis", "weight", "top_share", "sigma"}
+                    ),
+                    "synthesis": (config.synthesis or context.synthesis).model_dump(mode="json"),
                     "pictures": fingerprint(squares),
                 },
                 progress=lambda done, _loss: progress.update(task, completed=done),
@@ -232,7 +235,7 @@ def _crops(name: str, config: StudentConfig, context: Context, squares: Sequence
         config.synthesis,
         pictures,
         lambda: [p[:height, :width] for p, (height, width) in zip(pictures, extents, strict=True)],
-        f"{name}-ddpm",
+        name,
     )
     return Crops(
         pictures,

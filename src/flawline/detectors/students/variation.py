@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from flawline.synthesis.plain import Pixels
+from flawline.scoring.picture import Pixels
 
 _LIT = 0.7
 """Share of the crops under another light."""
