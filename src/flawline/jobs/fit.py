@@ -105,7 +105,7 @@ def fit(
     blank = Calibration(method, *(np.empty(0, np.float32),) * 2, recipe.false_alarm, recipe.false_alarm, 1.0)
     fitted = FittedLine(
         detector=detector,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=_spelt_out(recipe, kinds).model_dump(mode="json"),
         seed=seed,
         model=line,
         rules=Rules(_settings(recipe, parts), blank),
@@ -281,6 +281,13 @@ def find_all(line: Line, squares: Chosen, description: str) -> list[Found]:
         geometries = [square.geometry for square in batch]
         found += list(zip(line.find(batch), geometries, strict=True))
     return found
+
+
+def _spelt_out(recipe: Recipe, kinds: Sequence[type[Part]]) -> Recipe:
+    """Return the recipe with every setting of the parts: a line that is loaded must not take later defaults."""
+    return recipe.model_copy(
+        update={"parts": {**recipe.parts, **{kind.name: recipe.part(kind.name) for kind in kinds}}}
+    )
 
 
 def _settings(recipe: Recipe, parts: Sequence[Part]) -> LineSettings:
