@@ -23,7 +23,7 @@ from flawline.targets import TARGETS
 
 CONFIG = "config.pbtxt"
 STAGE = '"""{what}"""\n\nfrom flawline.serving.{module} import {name} as TritonPythonModel  # noqa: F401\n'
-"""A model.py of a line. It names code instead of holding it, so that old artefacts run on new versions of Flawline."""
+"""A model.py of a line. It names code and holds none, so that old artefacts run on new versions of Flawline."""
 GRAPH_STAGE = STAGE.format(what="The graph of a line.", module="graph_model", name="GraphModel")
 FUSED_STAGE = STAGE.format(what="A whole line as one model.", module="fused_model", name="FusedModel")
 
