@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 DOORS = {"grpc": 8001, "http": 8000, "metrics": 8002}
 """Ports that the documents name."""
-GOOD, MORE = 60, 30
+GOOD, MORE = 30, 20
 PATIENCE = 300
 """Seconds that one command may take on a busy machine."""
 
@@ -35,7 +35,7 @@ PATIENCE = 300
 def prepare(place: Path) -> None:
     """What the documents take for granted: pictures, and the recipes of this repository."""
     options = SurfaceOptions(
-        normals=GOOD + MORE, test_normals=1, test_defects=12, train_defects=0, contrast=2.0
+        normals=GOOD + MORE, test_normals=1, test_defects=6, train_defects=0, contrast=2.0
     )
     root, samples = load(options, cache=place / "drawn")
     drawn = Dataset(options.spec(), root, samples)

@@ -19,7 +19,7 @@ from flawline.jobs.prove import (
     statement,
 )
 from flawline.scoring.picture import Geometry
-from flawline.scoring.verdict import MAX_BOXES, Verdict, boxes_of
+from flawline.scoring.verdict import MAX_BOXES, Verdict, regions_of, strongest_boxes
 from flawline_client import Inspection
 
 SIZE, MIN_AREA = 64, 4
@@ -29,7 +29,7 @@ Floats = NDArray[np.float32]
 
 def verdict(anomaly_map: Floats, score: float = 1.0, is_defect: bool = True) -> Verdict:
     mask = (anomaly_map >= 1).astype(np.uint8)
-    boxes = boxes_of(anomaly_map, mask, GEOMETRY, MIN_AREA)
+    boxes = strongest_boxes(regions_of(anomaly_map, mask, GEOMETRY, MIN_AREA))
     return Verdict(score, 0.01, is_defect, anomaly_map, mask, boxes, GEOMETRY)
 
 

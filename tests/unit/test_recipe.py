@@ -28,7 +28,7 @@ FULL: dict[str, Any] = {
 }
 
 
-def recipe(**content: Any) -> Recipe:  # noqa: ANN401 - as read from YAML
+def recipe(**content: Any) -> Recipe:
     return Recipe.model_validate(content)
 
 

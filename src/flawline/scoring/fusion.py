@@ -82,8 +82,8 @@ def strongest(full: Floats, geometry: Geometry, share: float) -> float:
 def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
     """Bring what one part found to the model square, and give it a score where it has none.
 
-    The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes whose
-    centre lies on padding are dropped.
+    The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that lie
+    mostly on padding are dropped.
 
     Raises:
         ArtefactError: the finding does not hold what the settings say.
@@ -108,10 +108,12 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
 
 
 def _on_picture(boxes: Floats, geometry: Geometry) -> Floats:
-    """Rows of FP32 [K, 6] that are used and whose centre lies on the picture and not on padding."""
-    across, down = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    inside = (across < geometry.inner_width) & (down < geometry.inner_height)
-    return boxes[inside & (boxes[:, 4] >= 0)]
+    """Rows of FP32 [K, 6] that are used and of which at least half lies on the picture, as far as in the square."""
+    corners = np.clip(boxes[:, :4], 0, geometry.size)
+    ends = np.array((geometry.inner_width, geometry.inner_height) * 2, dtype=np.float32)
+    shown = np.clip(corners, 0, ends)
+    areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (shown, corners)]
+    return boxes[(areas[0] > 0) & (2 * areas[0] >= areas[1]) & (boxes[:, 4] >= 0)]
 
 
 def _listed(roles: Sequence[str]) -> str:

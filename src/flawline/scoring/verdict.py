@@ -65,7 +65,7 @@ def judge(
     mask = (anomaly_map >= 1.0).astype(np.uint8)
     chance = p_value(fused.score, calibration)
     regions = regions_of(anomaly_map, mask, geometry, settings.min_area)
-    boxes = _strongest_of(np.concatenate((regions, _given(fused.boxes, threshold, geometry))))
+    boxes = strongest_boxes(np.concatenate((regions, _given(fused.boxes, threshold, geometry))))
     return Verdict(
         score=fused.score,
         p_value=chance,
@@ -114,7 +114,7 @@ def _given(boxes: Floats, threshold: np.float32, geometry: Geometry) -> Floats:
     return kept
 
 
-def _strongest_of(found: Floats) -> Floats:
+def strongest_boxes(found: Floats) -> Floats:
     """The MAX_BOXES rows of [K, 6] with the largest strength, in falling order; unused rows are -1."""
     boxes = np.full((MAX_BOXES, 6), -1.0, dtype=np.float32)
     order = np.argsort(-found[:, 4], kind="stable")[:MAX_BOXES]
