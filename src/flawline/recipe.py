@@ -82,7 +82,8 @@ class Recipe(BaseModel):
         if not isinstance(content, dict):
             return content
         rest = _spelt_out(_of_methods(content))
-        parts = dict(rest.pop("parts", {}))
+        parts = _section(rest, "parts")
+        rest.pop("parts", None)
         unknown = [key for key in rest if key not in cls.model_fields]
         for key in unknown:
             if key not in PARTS.names():
@@ -93,7 +94,7 @@ class Recipe(BaseModel):
         read = {}
         for key, section in parts.items():
             try:
-                read[key] = PARTS.get(key).Config.model_validate(section)
+                read[key] = PARTS.get(key).Config.model_validate({} if section is None else section)
             except ValidationError as error:
                 raise ValueError(first_fault(error, key)) from error
         return {**rest, "parts": read}
@@ -144,19 +145,33 @@ def _spelt_out(content: dict[str, Any]) -> dict[str, Any]:
         for part, setting in places:
             rest[part] = {**_section(rest, part), setting: value}
     # One weight for a pair's student, once for scores and once for maps; both were always the same.
-    weights = {rest.pop(key) for key in ("fusion_weight", "map_weight") if key in rest}
-    if len(weights) > 1:
+    weights = [_share(rest, key) for key in ("fusion_weight", "map_weight") if key in rest]
+    if len(set(weights)) > 1:
         msg = "fusion_weight and map_weight differ; give each detector one weight in its section"
         raise ValueError(msg)
-    for weight in weights:
+    for weight in weights[:1]:
         for part, share in (("sacd", weight), ("ddpm_ast", weight), ("exdd", 1 - weight)):
             rest[part] = {"weight": share, **_section(rest, part)}
     return rest
 
 
 def _section(content: dict[str, Any], part: str) -> dict[str, Any]:
-    section = content.get(part) or {}
-    return section.model_dump(exclude_unset=True) if isinstance(section, PartConfig) else dict(section)
+    section = content.get(part)
+    if isinstance(section, PartConfig):
+        return section.model_dump(exclude_unset=True)
+    if section is not None and not isinstance(section, dict):
+        msg = f"{part}: give a mapping of settings"
+        raise ValueError(msg)
+    return dict(section or {})
+
+
+def _share(content: dict[str, Any], key: str) -> float:
+    """Take a share out of a recipe."""
+    share = content.pop(key)
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        msg = f"{key}: give a number from 0 to 1"
+        raise ValueError(msg)
+    return share
 
 
 def read_recipe(path: Path | None, **changes: object) -> Recipe:

@@ -51,7 +51,7 @@ class Registry(Generic[T]):
                 return cast(T, getattr(import_module(module), attribute))
             if name in _installed(self.group):
                 return cast(T, _installed(self.group)[name].load())
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             msg = f"{self.kind} '{name}' cannot be imported ({error}); install what it needs"
             raise RecipeError(msg) from error
         msg = (

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,15 +14,17 @@ from safetensors.torch import load_file, save_file
 from small_lines import SIZE, draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset, Sample
-from flawline.data.squares import Square, cover
+from flawline.data.squares import Chosen, Square, Squares, cover
 from flawline.detectors.exdd.model import embed
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.fitted import FittedLine
+from flawline.detectors.part import parse_detector
 from flawline.detectors.students import part as students
+from flawline.detectors.students.crops import Crops
 from flawline.detectors.students.part import StudentPart
 from flawline.detectors.students.variation import VariationConfig
 from flawline.errors import ArtefactError, DataError, FlawlineError, RecipeError
-from flawline.jobs.fit import fit
+from flawline.jobs.fit import context_of, fit, load_shared_teacher
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import adapt
 from flawline.training import Training
@@ -520,3 +523,32 @@ def test_every_picture_is_read_once(line: Dataset, teacher: str, monkeypatch: py
     recipe = small_recipe(teacher, sacd=QUICK, adapt=ADAPT, positive="none")
     fit("sacd+exdd", line, recipe, seed=0)
     assert sorted(read) == sorted(sample.image for sample in line.train_normals)
+
+
+def test_the_examples_of_a_student_are_the_crops_it_learnt_from(
+    line: Dataset, teacher: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]] = []
+    pairs = Crops.pairs
+
+    def spy(crops: Crops, step: int, count: int) -> list[Any]:
+        found = pairs(crops, step, count)
+        drawn.extend(found)
+        return found
+
+    monkeypatch.setattr(Crops, "pairs", spy)
+    recipe = small_recipe(teacher, sacd=QUICK)
+    kinds = parse_detector("sacd")
+    loaded, (layers,) = load_shared_teacher(kinds, recipe)
+    squares = Squares(line.train_normals, SIZE)
+    context = context_of(kinds[0], layers, loaded, Chosen(squares, range(len(squares))), line, recipe, seed=0)
+    part = kinds[0].fit(recipe.part("sacd"), context)
+    assert part.training is not None
+    learnt = drawn.copy()
+    shown = list(type(part).examples(recipe.part("sacd"), context))
+    assert len(shown) == len(learnt) == 3 * 2, "steps and pairs"
+    titles = {sample.title for sample in line.train_normals}
+    for (picture, mask, title), (_, _, corrupted, where) in zip(shown, learnt, strict=True):
+        np.testing.assert_array_equal(picture, corrupted)
+        np.testing.assert_array_equal(mask, where)
+        assert title in titles

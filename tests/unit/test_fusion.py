@@ -199,6 +199,23 @@ def test_boxes_of_several_parts_are_all_kept() -> None:
     np.testing.assert_allclose(fused.boxes[:, 4], [1.5, 0.5, 3.0])
 
 
+def test_boxes_mostly_on_padding_are_dropped() -> None:
+    """WIDE ends at row 32. What reaches beyond the square does not count."""
+    found = boxes(
+        [10, 10, 20, 30, 1, 0],
+        [10, 28, 20, 36, 2, 0],  # half of it
+        [10, 28, 20, 37, 3, 0],
+        [10, 40, 20, 50, 4, 0],
+        [-20, -20, 4, 4, 5, 0],
+        [-20, 4, -4, 20, 6, 0],
+        [10, 10, 10, 10, 7, 0],
+    )
+    fused = observe(Finding(boxes=found), WIDE, BOXES)
+    assert fused.boxes[:, 4].tolist() == [1, 2, 5]
+    assert fused.score == 5
+    assert observe(Finding(boxes=found), SQUARE, BOXES).boxes[:, 4].tolist() == [1, 2, 3, 4, 5]
+
+
 def test_the_strongest_share_is_of_the_picture() -> None:
     full = np.arange(SIZE * SIZE, dtype=np.float32).reshape(SIZE, SIZE)
     assert strongest(full, SQUARE, 0.0) == 4095

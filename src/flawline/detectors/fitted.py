@@ -1,6 +1,6 @@
 """A fitted line: everything that answers, in eager torch; saved as the heart of an artefact and loaded again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flawline.artefact.manifest import CalibrationFacts, DataFacts, Manifest, hashes, verify
+from flawline.artefact.manifest import CalibrationFacts, DataFacts, Manifest, PartFacts, hashes, verify
 from flawline.artefact.rules import Rules, write_tensors
 from flawline.data.squares import Square
 from flawline.detectors.line import Line
-from flawline.detectors.part import PARTS
+from flawline.detectors.part import PARTS, Part
+from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import fuse, observe
@@ -121,18 +122,19 @@ class FittedLine:
         """Read a published artefact back into a line on the CPU, without fitting, and its manifest.
 
         Raises:
-            ArtefactError: a file is missing, damaged or changed, or the format is not known.
+            ArtefactError: a file is missing, damaged or changed, or of a version of Flawline with other networks.
             RecipeError: a part or the source of the teacher is not installed.
 
         """
         manifest = verify(folder)
-        teacher = Teacher.rebuilt(manifest.teacher)
-        teacher.load_state_dict(load_file(folder / TEACHER))
-        parts = []
-        for facts in manifest.parts:
-            part = PARTS.get(facts.name)
-            config = part.Config.model_validate(manifest.recipe.get(facts.name, {}))
-            parts.append(part.load(config, facts, folder))
+        try:
+            teacher = Teacher.rebuilt(manifest.teacher)
+            teacher.load_state_dict(load_file(folder / TEACHER))
+            parts = [_loaded(facts, manifest.recipe, folder) for facts in manifest.parts]
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # of torch, and of settings
+            reason = " ".join(str(error).split())
+            msg = f"{folder}: the line does not fit this Flawline ({reason}); build it again or roll back"
+            raise ArtefactError(msg) from error
         line = cls(
             detector=manifest.detector,
             recipe=manifest.recipe,
@@ -154,6 +156,12 @@ class FittedLine:
             promise=calibration.promise,
             pixel_threshold=calibration.pixel_threshold,
         )
+
+
+def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:
+    part = PARTS.get(facts.name)
+    config = part.Config.model_validate(recipe.get(facts.name, {}))
+    return part.load(config, facts, folder)
 
 
 def decided(settings: LineSettings, calibration: Calibration) -> Rules:

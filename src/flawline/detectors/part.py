@@ -257,7 +257,7 @@ def parse_detector(text: str) -> tuple[type[Part], ...]:
     """Split `sacd+exdd` into the parts of a line, in that order.
 
     Raises:
-        RecipeError: an unknown name, the same twice, too many, or two that give graph outputs of the same name.
+        RecipeError: an unknown name, the same twice, too many, or two that give tensors of the same name.
 
     """
     names = [name.strip() for name in text.split("+")]
@@ -267,8 +267,8 @@ def parse_detector(text: str) -> tuple[type[Part], ...]:
     parts = tuple(PARTS.get(name) for name in names)
     givers: dict[str, str] = {}
     for part in parts:
-        for output in part.outputs:
-            if givers.setdefault(output, part.name) != part.name:
-                msg = f"detectors {givers[output]} and {part.name} do not go together: both give {output}"
+        for tensor in (*part.outputs, *part.gives.values()):
+            if givers.setdefault(tensor, part.name) != part.name:
+                msg = f"detectors {givers[tensor]} and {part.name} do not go together: both give {tensor}"
                 raise RecipeError(msg)
     return parts

@@ -103,7 +103,7 @@ def fit(
     blank = Calibration(method, *(np.empty(0, np.float32),) * 2, recipe.false_alarm, recipe.false_alarm, 1.0)
     fitted = FittedLine(
         detector=detector,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=_spelt_out(recipe, kinds).model_dump(mode="json"),
         seed=seed,
         model=line,
         rules=Rules(_settings(recipe, parts), blank),
@@ -163,7 +163,7 @@ def context_of(
         seed=seed,
         synthesis=recipe.synthesis,
         checkpoint=checkpoint,
-        identity={**_identity(teacher, recipe, seed), "synthesis": _synthesis_settings(recipe)},
+        identity=_identity(teacher, recipe, seed),
         budget=budget or Budget(),
     )
 
@@ -228,12 +228,6 @@ def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:
     return {**made, "teacher": teacher.fingerprint, "seed": seed}
 
 
-def _synthesis_settings(recipe: Recipe) -> dict[str, object]:
-    """Every setting of synthetic defects, as JSON values: what a student learns from depends on them."""
-    named = {"synthesis", "simplex", "strokes", "ddpm", "latent_diffusion"}
-    return recipe.model_dump(mode="json", include=named)
-
-
 def check_normals(dataset: Dataset, recipe: Recipe) -> None:
     """Raise DataError where a data set has too few normal pictures to learn from."""
     count = len(dataset.train_normals)
@@ -262,6 +256,13 @@ def find_all(line: Line, squares: Chosen, description: str) -> list[Found]:
         geometries = [square.geometry for square in batch]
         found += list(zip(line.find(batch), geometries, strict=True))
     return found
+
+
+def _spelt_out(recipe: Recipe, kinds: Sequence[type[Part]]) -> Recipe:
+    """Return the recipe with every setting of the parts: a line that is loaded must not take later defaults."""
+    return recipe.model_copy(
+        update={"parts": {**recipe.parts, **{kind.name: recipe.part(kind.name) for kind in kinds}}}
+    )
 
 
 def _settings(recipe: Recipe, parts: Sequence[Part]) -> LineSettings:
