@@ -57,6 +57,7 @@ def graph_of(detector: str, *, far: bool = False) -> LineGraph:
     recipe = read_recipe(
         None,
         size=SIZE,
+        false_alarm=0.5,
         positive="none",
         sacd={"training": training},
         ddpm_ast={"training": training, "far": far},
