@@ -15,6 +15,7 @@ from rich.table import Table
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
 from flawline.progress import say
+from flawline.targets import TARGETS
 from flawline_client.cli import inspect_command
 
 app = typer.Typer(
@@ -25,7 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Detector = Annotated[str, typer.Argument(help="exdd, sacd, ddpm_ast, sacd+exdd or ddpm_ast+exdd.")]
+Detector = Annotated[
+    str, typer.Argument(help="exdd, sacd or ddpm_ast, or several joined by +, such as ddpm_ast+exdd.")
+]
 Data = Annotated[
     str, typer.Option(help="LAYOUT:PATH, for example magnetic_tile:data/magnetic_tile, or surfaces.")
 ]
@@ -53,7 +56,10 @@ Size = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(help="builtin, hf:<name> or a folder.  [default: builtin]", show_default=False),
+    typer.Option(
+        help="builtin, hf:<name>, a folder, or a source of another package.  [default: builtin]",
+        show_default=False,
+    ),
 ]
 Budget = Annotated[
     str | None,
@@ -76,7 +82,7 @@ def build(
     line: Line,
     repository: Repository = DEFAULT_REPOSITORY,
     target: Annotated[
-        str, typer.Option(help="How the graph is compiled: openvino or onnxruntime.")
+        str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")
     ] = "openvino",
     recipe: RecipeFile = None,
     false_alarm: FalseAlarm = None,
@@ -112,24 +118,86 @@ def build(
         checkpoint=checkpoint,
         fused=fused,
     )
-    manifest = built.manifest
-    table = Table("path", "pictures", "largest score difference", "rank correlation", "decisions flipped")
+    _show_released(built.manifest, repository)
+    if report is not None:
+        write_build_report(report, built)
+        say(f"Report: {report}")
+
+
+def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - Manifest, see above
+    """Print how the served line compares with the trained one, and what was published."""
+    table = Table(
+        "path",
+        "pictures",
+        "largest score difference",
+        "rank correlation",
+        "largest map difference",
+        "decisions flipped",
+    )
     for fact in manifest.parity:
         table.add_row(
             fact.path,
             str(fact.pictures),
             f"{fact.max_score_difference:.1e}",
             f"{fact.rank_correlation:.6f}",
+            "-" if fact.max_map_difference is None else f"{fact.max_map_difference:.1e}",
             str(fact.decisions_flipped),
         )
     Console().print(table)
     say(f"Promise: {manifest.calibration.promise}.")
     say(
-        f"Published line '{line}' version {manifest.version} in {repository}; serve it with 'flawline serve'."
+        f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
+        "serve it with 'flawline serve'."
     )
-    if report is not None:
-        write_build_report(report, built)
-        say(f"Report: {report}")
+
+
+@app.command("compile")
+def compile_graph(
+    line: Line,
+    target: Annotated[str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="LAYOUT:PATH of pictures to prove the new version on.  [default: those the line keeps]",
+            show_default=False,
+        ),
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Compile a published line for another target, on this machine, as a new version; nothing is trained."""
+    from flawline.data import load_dataset
+    from flawline.jobs.derive import compile_line
+
+    pictures = None if data is None else load_dataset(data)
+    _show_released(compile_line(repository, line, target, dataset=pictures).manifest, repository)
+
+
+@app.command()
+def calibrate(
+    line: Line,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="LAYOUT:PATH of good pictures that the line has not seen.  [default: those that calibrated it]",
+            show_default=False,
+        ),
+    ] = None,
+    false_alarm: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of good pictures that may be called defective.  [default: as before]",
+            show_default=False,
+        ),
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Calibrate a published line on new good pictures or for another budget, as a new version."""
+    from flawline.data import load_dataset
+    from flawline.jobs.derive import calibrate_line
+
+    pictures = None if data is None else load_dataset(data)
+    built = calibrate_line(repository, line, dataset=pictures, false_alarm=false_alarm)
+    _show_released(built.manifest, repository)
 
 
 @app.command()
@@ -300,6 +368,7 @@ def _line_facts(status: Any) -> dict[str, Any]:  # noqa: ANN401 - LineStatus, im
         "detector": manifest and manifest.detector,
         "target": manifest and manifest.target,
         "image_auroc": manifest and manifest.metrics and manifest.metrics["image_auroc"],
+        "origin": manifest and manifest.origin and manifest.origin.change,
         "created": manifest and manifest.created,
         "problem": status.problem,
     }

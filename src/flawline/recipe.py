@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from flawline.detectors.part import PARTS, PartConfig
-from flawline.errors import RecipeError
+from flawline.errors import RecipeError, first_fault
 from flawline.scoring.picture import SIZES
 from flawline.scoring.settings import Fusion
 from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
@@ -37,7 +37,7 @@ class Recipe(BaseModel):
 
     Attributes:
         name: name of the recipe, printed beside results.
-        teacher: `builtin`, `hf:<name>`, a local folder, or a source that another package registers.
+        teacher: `builtin`, `hf:<name>`, a local folder, or `<source>:<name>` of another package.
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
             varies.
         adapt: settings of the teacher's adaptation to the line.
@@ -99,10 +99,7 @@ class Recipe(BaseModel):
             try:
                 read[key] = PARTS.get(key).Config.model_validate(section)
             except ValidationError as error:
-                first = error.errors()[0]
-                place = ".".join(map(str, (key, *first["loc"])))
-                msg = f"{place}: {first['msg'].removeprefix('Value error, ')}"
-                raise ValueError(msg) from error
+                raise ValueError(first_fault(error, key)) from error
         return {**rest, "parts": read}
 
     @model_serializer(mode="wrap")
@@ -168,7 +165,5 @@ def read_recipe(path: Path | None, **changes: object) -> Recipe:
         msg = f"{path}: the recipe cannot be read ({reason}); give a YAML file"
         raise RecipeError(msg) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        place = "".join(f"{part}: " for part in (".".join(map(str, first["loc"])),) if part)
-        msg = f"{path or 'recipe'}: {place}{first['msg'].removeprefix('Value error, ')}; mend this setting"
+        msg = f"{path or 'recipe'}: {first_fault(error)}; mend this setting"
         raise RecipeError(msg) from error

@@ -16,6 +16,11 @@ def _installed(group: str) -> Mapping[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}
 
 
+def forget() -> None:
+    """Look for installed packages anew; needed only where some were installed since the first look."""
+    _installed.cache_clear()
+
+
 class Registry(Generic[T]):
     """Objects of one kind by name, imported when they are first asked for.
 

@@ -12,13 +12,13 @@ from small_lines import SIZE, draw_line, small_model, small_recipe, write_teache
 from flawline.artefact.manifest import Manifest
 from flawline.artefact.served import NEGATIVE, POSITIVE, ServedLine
 from flawline.data import Dataset
-from flawline.detectors.students.training import Training
 from flawline.jobs.build import write_artefact
 from flawline.jobs.fit import DETECTORS, FittedLine, PositiveFacts, parse_detector
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration
 from flawline.scoring.ratio import ImageScore
 from flawline.scoring.settings import Fusion, LineSettings
+from flawline.training import Training
 
 SCORES = np.linspace(0.1, 5, 40, dtype=np.float32)
 
@@ -72,7 +72,6 @@ def write(folder: Path, teacher: str, detector: str, fitted: FittedLine, dataset
 def no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exporting takes seconds, and most of these tests do not look at the graph."""
     monkeypatch.setattr("flawline.jobs.build.export_onnx", lambda _graph, _size, path: path.write_text(""))
-    monkeypatch.setattr("flawline.jobs.build.compile_graph", lambda _folder, _target: [])
 
 
 def pictures(dataset: Dataset) -> list[NDArray[np.uint8]]:

@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from safetensors.numpy import load_file
 
 from flawline.data.sample import Dataset, Sample
-from flawline.errors import DataError, RecipeError
+from flawline.errors import ArtefactError, DataError, RecipeError
 from flawline.recipe import read_recipe
 from flawline.synthesis import DDPM, DDPMBlend, DDPMConfig, get_synthesizer, train_ddpm
 from flawline.synthesis import ddpm as ddpm_module
@@ -18,6 +18,7 @@ from flawline.synthesis.ddpm_blend import resized, turned_perlin_mask
 from flawline.synthesis.line import synthesize_line
 from flawline.synthesis.perlin import perlin_mask
 from flawline.synthesis.reverse import reverse, visited, widened_step
+from flawline.training import loop
 
 SMALL = DDPMConfig(side=16, channels=(8, 8), steps=6, batch=2, sampling_steps=4, pool=3)
 
@@ -35,7 +36,7 @@ def weights(model):
 
 
 def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(ddpm_module, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     whole = train_ddpm(stripes(), SMALL, seed=3)
 
     def stop(done):
@@ -61,10 +62,13 @@ def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeyp
 def test_a_budget_of_time_ends_training_for_good(tmp_path):
     config, path = replace(SMALL, steps=100_000), tmp_path / "checkpoint.safetensors"
     steps = []
-    for _ in range(2):
-        train_ddpm(stripes(), config, seed=0, checkpoint=path, budget=0.3, progress=steps.append)
-    assert 0 < len(steps) < 1000
+    first, again = (
+        train_ddpm(stripes(), config, seed=0, checkpoint=path, budget=0.3, progress=steps.append).training
+        for _ in range(2)
+    )
+    assert 0 < len(steps) == first.steps == again.steps < 1000
     assert steps[-1] == 1
+    assert again.seconds_before == again.seconds == first.seconds >= 0.3
 
 
 def test_training_learns_the_texture():
@@ -154,16 +158,17 @@ def test_a_saved_model_generates_the_same(tmp_path, colour, whole):
 def test_a_checkpoint_of_anything_else_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     train_ddpm(stripes(), SMALL, seed=0, checkpoint=path)
-    with pytest.raises(DataError, match=r"of another steps \(6, now 7\); give another folder, or remove it"):
+    with pytest.raises(
+        ArtefactError, match=r"another training: its steps is 6, now 7; give another folder, or"
+    ):
         train_ddpm(stripes(), replace(SMALL, steps=7), seed=0, checkpoint=path)
-    with pytest.raises(DataError, match=r"of another seed \(0, now 1\)"):
+    with pytest.raises(ArtefactError, match="its seed is 0, now 1"):
         train_ddpm(stripes(), SMALL, seed=1, checkpoint=path)
-    with pytest.raises(DataError, match="of another pictures;"):
+    with pytest.raises(ArtefactError, match="it differs in pictures;"):
         train_ddpm(stripes(3), SMALL, seed=0, checkpoint=path)
     train_ddpm(stripes(), replace(SMALL, widen=(0.3, 0.4)), seed=0, checkpoint=path)  # only for generating
-    train_ddpm(stripes(3), SMALL, seed=0, checkpoint=path, resume=False)
     path.write_bytes(b"half")
-    with pytest.raises(DataError, match=r"is damaged .*remove it and train again"):
+    with pytest.raises(ArtefactError, match=r"is damaged .*remove it to train anew"):
         train_ddpm(stripes(), SMALL, seed=0, checkpoint=path)
 
 

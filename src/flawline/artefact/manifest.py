@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flawline.errors import ArtefactError
+from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.finding import Role
 
 FILE = "manifest.json"
@@ -110,8 +110,23 @@ class Origin(_Frozen):
 class ParityFacts(_Frozen):
     """How far the answers of one path lie from eager torch on the same pictures.
 
-    `max_score_difference` is relative to the larger of the two scores. `path` is 'graph' (exported, ONNX Runtime),
-    'target' (compiled, in process), 'ensemble', 'ensemble pixels' or 'fused' (the last three by a real server).
+    Builds before maps and boxes were compared left the fields that have defaults at these.
+
+    Attributes:
+        path: 'graph' (exported, by ONNX Runtime), 'target' (compiled, in process), 'ensemble', 'ensemble pixels' or
+            'fused' (the last three by a real server).
+        pictures: number of pictures.
+        max_score_difference: largest difference of a score, relative to the larger of the two, >= 0.
+        rank_correlation: Spearman's, between both paths' scores, -1 to 1; 1 where either path's are all equal.
+        decisions_flipped: number of pictures that only one of the two calls defective.
+        scores_differ: whether eager torch gave the pictures more than one score.
+        max_map_difference: largest difference of an anomaly map's pixel, >= 0, in units of the pixel threshold and,
+            above it, relative to eager torch's pixel.
+        unexplained_mask_share: share of all mask pixels, 0 to 1, that differ although eager torch's map is not
+            near the threshold there.
+        boxes_without_counterpart: number of boxes, of eager torch and of the path together, that the other lacks.
+        min_box_iou: smallest intersection over union of a box and its counterpart, 0 to 1; None without boxes.
+
     """
 
     path: str
@@ -119,6 +134,11 @@ class ParityFacts(_Frozen):
     max_score_difference: float
     rank_correlation: float
     decisions_flipped: int
+    scores_differ: bool = True
+    max_map_difference: float | None = None
+    unexplained_mask_share: float | None = None
+    boxes_without_counterpart: int | None = None
+    min_box_iou: float | None = None
 
 
 class Manifest(_Frozen):
@@ -217,9 +237,7 @@ def read(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        msg = f"{path}: not a manifest ({place}: {first['msg']}); build the line again"
+        msg = f"{path}: not a manifest ({first_fault(error)}); build the line again"
         raise ArtefactError(msg) from error
 
 

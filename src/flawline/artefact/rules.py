@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from flawline.artefact.manifest import Manifest, checked
-from flawline.errors import ArtefactError
+from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.calibration import Calibration
 from flawline.scoring.settings import LineSettings, PartSettings
 
@@ -60,7 +60,8 @@ class Rules:
                 pixel_threshold=facts.pixel_threshold,
             )
         except (OSError, KeyError, ValidationError, SafetensorError) as error:
-            msg = f"{path}: cannot be read ({error}); build the line again or roll back"
+            reason = first_fault(error) if isinstance(error, ValidationError) else error
+            msg = f"{path}: cannot be read ({reason}); build the line again or roll back"
             raise ArtefactError(msg) from error
         return cls(settings, calibration)
 

@@ -21,6 +21,7 @@ from flawline.scoring.finding import ROLES, Finding, Role
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import PartSettings
 from flawline.teachers import Teacher, default_layers
+from flawline.training import Budget
 
 MAX_PARTS = 3
 """Parts of a line for which the shared stage `postprocess` has inputs."""
@@ -54,8 +55,7 @@ class Context:
         size: side of the model square in pixels.
         seed: seed of every random choice.
         synthesizer: makes the synthetic defects of a line; see flawline.jobs.fit.
-        budget: seconds for the next training, or None; asked before each training.
-        spend: takes the seconds that a training needed.
+        budget: time for what the part trains: ask for a share before each training, and spend it after.
         checkpoint: folder for the state of trainings; None keeps none.
         identity: what made teacher and squares, as JSON values, to tell checkpoints apart.
 
@@ -71,7 +71,7 @@ class Context:
     synthesizer: Callable[..., Any]
     checkpoint: Path | None
     identity: Mapping[str, Any]
-    budget: float | None = None
+    budget: Budget
 
 
 class Part(ABC):
@@ -119,6 +119,12 @@ class Part(ABC):
     def layers(cls, config: PartConfig, teacher: str) -> tuple[int, ...]:
         """Stages of the teacher that the part takes, ascending; by default those at two and three quarters."""
         return config.layers or default_layers(teacher)
+
+    @classmethod
+    def trainings(cls, config: PartConfig, synthesis: Any) -> int:  # noqa: ANN401 - see flawline.synthesis
+        """Count what `fit` trains, so that a budget of time can be shared; `synthesis` is the recipe's own."""
+        del config, synthesis
+        return 0
 
     @classmethod
     @abstractmethod

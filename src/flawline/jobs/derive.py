@@ -55,6 +55,9 @@ def calibrate_line(
         FlawlineError: as `compile_line`.
 
     """
+    if false_alarm is not None and not 0 < false_alarm < 1:
+        msg = f"--false-alarm {false_alarm}: give a share above 0 and below 1, such as 0.01"
+        raise RecipeError(msg)
     if dataset is None and false_alarm is None:
         msg = "there is nothing to calibrate; give --data with new good pictures, --false-alarm, or both"
         raise RecipeError(msg)

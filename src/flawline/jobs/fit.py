@@ -24,6 +24,7 @@ from flawline.scoring.calibration import Calibration, Method, normals_needed
 from flawline.scoring.settings import LineSettings
 from flawline.teachers import Teacher, default_layers, load_teacher
 from flawline.teachers.adapt import adapt
+from flawline.training import Budget
 
 MIN_NORMALS = 10
 SPLIT_FACTOR = 4
@@ -74,6 +75,7 @@ def fit(
     started = time.monotonic()
     normals = dataset.train_normals
     check_normals(dataset, recipe)
+    check_weights(kinds, recipe)
     chosen_device = pick_device(device)
     teacher, wanted = load_shared_teacher(kinds, recipe)
     # TF32 would calibrate the line by other scores than it will serve.
@@ -83,11 +85,12 @@ def fit(
     unseen = set(held_out[0].tolist()) if method == "split" else set()
     squares = Squares(normals, recipe.size)
     kept = Chosen(squares, [number for number in range(len(normals)) if number not in unseen])
-    teacher, seconds_before = adapt_teacher(teacher, kept, recipe, seed=seed, checkpoint=checkpoint)
+    time_left = Budget(budget, trainings_of(kinds, recipe))
+    teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
     parts = []
     for kind, layers in zip(kinds, wanted, strict=True):
         context = context_of(
-            kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=budget, checkpoint=checkpoint
+            kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=time_left, checkpoint=checkpoint
         )
         parts.append(kind.fit(recipe.part(kind.name), context))
     line = Line(teacher, parts).eval()
@@ -112,7 +115,7 @@ def fit(
             learnt_normals=len(kept),
             labelled_defects=max(part.labelled_defects for part in parts),
         ),
-        seconds=time.monotonic() - started + seconds_before,
+        seconds=time.monotonic() - started + time_left.before,
     ).calibrated(found, false_alarm=recipe.false_alarm, method=method)
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
@@ -148,7 +151,7 @@ def context_of(
     recipe: Recipe,
     *,
     seed: int,
-    budget: float | None = None,
+    budget: Budget | None = None,
     checkpoint: Path | None = None,
 ) -> Context:
     """Everything that a part may learn from, and how."""
@@ -162,9 +165,15 @@ def context_of(
         seed=seed,
         synthesizer=_synthesizers(recipe, seed, teacher.mean.device, checkpoint),
         checkpoint=checkpoint,
-        identity=_identity(teacher, recipe, seed),
-        budget=budget,
+        identity={**_identity(teacher, recipe, seed), "synthesis": _synthesis_settings(recipe)},
+        budget=budget or Budget(None),
     )
+
+
+def trainings_of(kinds: Sequence[type[Part]], recipe: Recipe) -> int:
+    """Count what a build trains: the teacher's adaptation, diffusion models and students."""
+    parts = sum(kind.trainings(recipe.part(kind.name), recipe.synthesis) for kind in kinds)
+    return parts + bool(recipe.adapt.steps)
 
 
 def _synthesizers(
@@ -185,8 +194,14 @@ def _synthesizers(
 
 
 def adapt_teacher(
-    teacher: Teacher, normals: Chosen, recipe: Recipe, *, seed: int, checkpoint: Path | None = None
-) -> tuple[Teacher, float]:
+    teacher: Teacher,
+    normals: Chosen,
+    recipe: Recipe,
+    *,
+    seed: int,
+    budget: Budget,
+    checkpoint: Path | None = None,
+) -> Teacher:
     """Tune a teacher to the line, if the recipe asks for it, on at most MAX_ADAPTED of its pictures.
 
     Args:
@@ -194,27 +209,26 @@ def adapt_teacher(
         normals: good pictures that the line may learn from.
         recipe: all settings.
         seed: seed of every random choice.
+        budget: time for this and all later trainings.
         checkpoint: folder for the state of tuning; None keeps none.
-
-    Returns:
-        The tuned teacher, and the seconds spent on it before this call.
 
     Raises:
         ArtefactError: as `flawline.teachers.adapt.adapt`.
 
     """
     if not recipe.adapt.steps:
-        return teacher, 0.0
+        return teacher
     order = np.random.default_rng(seed).permutation(len(normals))[:MAX_ADAPTED].tolist()
     chosen = [normals[row] for row in track(order, "reading normals")]
     with bar() as progress:
         task = progress.add_task("adapting the teacher to the line", total=1.0)
-        return adapt(
+        adapted, training = adapt(
             teacher,
             [square.pixels for square in chosen],
             [normals.samples[row].group for row in order],
             recipe.adapt,
             seed=seed,
+            budget=budget.share(),
             checkpoint=None if checkpoint is None else checkpoint / "teacher.safetensors",
             identity={
                 **_identity(teacher, recipe, seed),
@@ -223,12 +237,20 @@ def adapt_teacher(
             },
             progress=lambda done: progress.update(task, completed=done),
         )
+    budget.spend(training)
+    return adapted
 
 
 def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:
     """What made teacher and squares, as JSON values: checkpoints of another are refused."""
     made = recipe.model_dump(mode="json", include={"adapt", "size", "even_exposure"})
     return {**made, "teacher": teacher.fingerprint, "seed": seed}
+
+
+def _synthesis_settings(recipe: Recipe) -> dict[str, object]:
+    """Every setting of synthetic defects, as JSON values: what a student learns from depends on them."""
+    named = {"synthesis", "simplex", "strokes", "ddpm", "latent_diffusion"}
+    return recipe.model_dump(mode="json", include=named)
 
 
 def check_normals(dataset: Dataset, recipe: Recipe) -> None:
@@ -240,6 +262,15 @@ def check_normals(dataset: Dataset, recipe: Recipe) -> None:
             f"to learn, and {normals_needed(recipe.false_alarm)} to promise {recipe.false_alarm:.2%} false alarms"
         )
         raise DataError(msg)
+
+
+def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
+    """Raise RecipeError where no part of a line, or none of those that give a map, has a weight above 0."""
+    for group in (kinds, [kind for kind in kinds if "map" in kind.gives]):
+        if group and not any(recipe.part(kind.name).weight for kind in group):
+            named = " and ".join(kind.name for kind in group)
+            msg = f"the weights of {named} are all 0; give one of them a weight above 0"
+            raise RecipeError(msg)
 
 
 def find_all(line: Line, squares: Chosen, description: str) -> list[Found]:

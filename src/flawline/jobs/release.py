@@ -17,7 +17,7 @@ from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
 from flawline.detectors.export import LineGraph, export_onnx
 from flawline.detectors.fitted import FittedLine
-from flawline.jobs.prove import demand_parity, prove
+from flawline.jobs.prove import demand_parity, prove, statement
 from flawline.progress import say
 from flawline.report.evaluation import Evaluation
 from flawline.report.page import write_report
@@ -138,7 +138,7 @@ def write_artefact(
     graph = LineGraph(fitted.model, key)
     export_onnx(graph, fitted.settings.size, folder / "model.onnx")
     get_target(target).compile(graph, folder / "model.onnx", folder)
-    (folder / "model.py").write_text((publish.LINE_STAGES / "discrepancy.py").read_text())
+    (folder / "model.py").write_text(publish.GRAPH_STAGE)
     _keep_references(folder / REFERENCE, samples)
     shapes = fitted.shapes()
     manifest = Manifest(
@@ -199,21 +199,17 @@ def references(folder: Path) -> tuple[Sample, ...]:
 def write_build_report(path: Path, built: ReleasedLine) -> None:
     """HTML report of the pictures that were compared, with everything the manifest says in words."""
     manifest = built.manifest
-    worst = max(manifest.parity, key=lambda fact: fact.max_score_difference)
     facts = {
         "Line": f"{manifest.line}, version {manifest.version}",
         "Detector": manifest.detector,
         "Data": manifest.data.name,
         "Data fingerprint": manifest.data.fingerprint,
-        "Teacher": f"{manifest.teacher['text']} ({manifest.teacher['fingerprint'][:12]})",
+        "Teacher": f"{manifest.teacher['source']} ({manifest.teacher['fingerprint'][:12]})",
         "Adaptation": AdaptConfig.model_validate(manifest.recipe["adapt"]).statement,
         **{heading: text for part in manifest.parts for heading, text in part.statements.items()},
         "Fusion": manifest.fusion or "none: one detector alone",
         "Promise": manifest.calibration.promise,
-        "Served equals trained": (
-            f"{sum(f.decisions_flipped for f in manifest.parity)} decisions flipped on {worst.pictures} pictures "
-            f"by {len(manifest.parity)} paths; scores differ by at most {worst.max_score_difference:.1e} (relative)"
-        ),
+        "Served equals trained": statement(manifest.parity),
         "Target": manifest.target,
         "Built": manifest.created,
         "Versions": ", ".join(f"{name} {number}" for name, number in manifest.libraries.items()),

@@ -36,6 +36,7 @@ def native_discrepancy(manifest: Manifest, native: Native) -> ModelConfig:
     return _discrepancy(manifest).model_copy(
         update={
             "backend": native.backend,
+            "platform": native.platform,
             "default_model_filename": native.file,
             "instance_groups": (InstanceGroup(count=1, kind=native.kind),),
         }

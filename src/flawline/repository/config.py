@@ -63,46 +63,16 @@ Tensors = Annotated[tuple[Tensor, ...], AfterValidator(_not_empty)]
 
 
 class DynamicBatching(_Frozen):
-    """Joins waiting requests into one execution. Zero means Triton's default: no delay and no limit."""
+    """Joins waiting requests into one execution, after `max_queue_delay_us` microseconds at most."""
 
-    preferred_batch_sizes: tuple[Count, ...] = ()
     max_queue_delay_us: Natural = 0
-    max_queue_size: Natural = 0
-    """Requests beyond it are refused at once (UNAVAILABLE)."""
 
 
 class InstanceGroup(_Frozen):
-    """How many copies run, and where. `gpus` are device numbers, all of them when empty; only for KIND_GPU."""
+    """How many copies run, and where."""
 
     count: Count = 1
     kind: Kind = "KIND_CPU"
-    gpus: tuple[Natural, ...] = ()
-
-    @model_validator(mode="after")
-    def _gpus_need_kind_gpu(self) -> Self:
-        if self.gpus and self.kind != "KIND_GPU":
-            msg = f"gpus {self.gpus} are given for instances of kind {self.kind}; use KIND_GPU"
-            raise ValueError(msg)
-        return self
-
-
-class WarmUp(_Frozen):
-    """A made-up request that a model answers before it is ready: zeros, or random values.
-
-    The `dims` of `inputs` must be fixed, and leave out the batch.
-    """
-
-    name: Name
-    inputs: Tensors
-    batch_size: Natural = 1
-    random: bool = False
-
-    @model_validator(mode="after")
-    def _shapes_are_fixed(self) -> Self:
-        if any(-1 in tensor.dims for tensor in self.inputs):
-            msg = f"warm-up '{self.name}' has an input of unknown shape; give every dimension"
-            raise ValueError(msg)
-        return self
 
 
 class EnsembleStep(_Frozen):
@@ -129,13 +99,13 @@ class ModelConfig(_Frozen):
     outputs: Tensors
     max_batch_size: Natural
     backend: str = ""
-    platform: Literal["", "ensemble"] = ""
+    platform: str = ""
+    """"ensemble", or what a backend that offers several platforms is to use."""
     ensemble_steps: tuple[EnsembleStep, ...] = ()
     dynamic_batching: DynamicBatching | None = None
     instance_groups: tuple[InstanceGroup, ...] = ()
     parameters: Mapping[str, str] = {}
     versions: tuple[Count, ...] = ()
-    warm_ups: tuple[WarmUp, ...] = ()
     default_model_filename: str = ""
     """File in the version folder; empty is the backend's own choice, such as model.py."""
 
@@ -145,8 +115,11 @@ class ModelConfig(_Frozen):
         if ensemble == bool(self.backend) or ensemble != bool(self.ensemble_steps):
             msg = "give either a backend, or platform 'ensemble' and ensemble_steps"
             raise ValueError(msg)
-        if ensemble and (self.dynamic_batching or self.instance_groups or self.warm_ups):
-            msg = "an ensemble has no dynamic_batching, instance_groups or warm_ups; give them to its stages"
+        if ensemble and (self.dynamic_batching or self.instance_groups):
+            msg = "an ensemble has no dynamic_batching or instance_groups; give them to its stages"
+            raise ValueError(msg)
+        if self.dynamic_batching and not self.max_batch_size:
+            msg = "dynamic_batching needs a max_batch_size of at least 1"
             raise ValueError(msg)
         return self
 
@@ -158,14 +131,6 @@ class ModelConfig(_Frozen):
                 raise ValueError(msg)
         if special := [tensor.name for tensor in self.outputs if tensor.optional or tensor.ragged]:
             msg = f"only inputs can be optional or ragged, not the outputs {', '.join(special)}"
-            raise ValueError(msg)
-        return self
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> Self:
-        preferred = self.dynamic_batching.preferred_batch_sizes if self.dynamic_batching else ()
-        if self.dynamic_batching and max(preferred, default=1) > self.max_batch_size:
-            msg = f"dynamic_batching asks for more than max_batch_size {self.max_batch_size}; raise that"
             raise ValueError(msg)
         return self
 
@@ -261,7 +226,7 @@ def _to_message(config: ModelConfig) -> Message:
         message.output.add(name=tensor.name, data_type=DataType.Value(tensor.dtype), dims=tensor.dims)
     for group in config.instance_groups:
         kind = ModelInstanceGroup.Kind.Value(group.kind)
-        message.instance_group.add(count=group.count, kind=kind, gpus=group.gpus)
+        message.instance_group.add(count=group.count, kind=kind)
     for key, value in config.parameters.items():
         message.parameters[key].string_value = value
     for step in config.ensemble_steps:
@@ -271,30 +236,9 @@ def _to_message(config: ModelConfig) -> Message:
     if config.versions:
         message.version_policy.specific.versions.extend(config.versions)
     if config.dynamic_batching is not None:
-        _add_batching(message, config.dynamic_batching)
-    for warm_up in config.warm_ups:
-        _add_warm_up(message, warm_up)
+        # Even zero makes the message present.
+        message.dynamic_batching.max_queue_delay_microseconds = config.dynamic_batching.max_queue_delay_us
     return message
-
-
-def _add_batching(message: Message, batching: DynamicBatching) -> None:
-    target = message.dynamic_batching
-    target.preferred_batch_size.extend(batching.preferred_batch_sizes)
-    target.max_queue_delay_microseconds = batching.max_queue_delay_us  # even zero makes the message present
-    if batching.max_queue_size:
-        target.default_queue_policy.max_queue_size = batching.max_queue_size
-
-
-def _add_warm_up(message: Message, warm_up: WarmUp) -> None:
-    sample = message.model_warmup.add(name=warm_up.name, batch_size=warm_up.batch_size)
-    for tensor in warm_up.inputs:
-        entry = sample.inputs[tensor.name]
-        entry.data_type = DataType.Value(tensor.dtype)
-        entry.dims.extend(tensor.dims)
-        if warm_up.random:
-            entry.random_data = True
-        else:
-            entry.zero_data = True
 
 
 def _from_message(message: Message) -> ModelConfig:
@@ -314,7 +258,6 @@ def _from_message(message: Message) -> ModelConfig:
                 {
                     "count": group.count,
                     "kind": ModelInstanceGroup.Kind.Name(group.kind),
-                    "gpus": tuple(group.gpus),
                 }
                 for group in message.instance_group
             ),
@@ -330,7 +273,6 @@ def _from_message(message: Message) -> ModelConfig:
             ),
             "versions": tuple(message.version_policy.specific.versions),
             "dynamic_batching": _batching(message) if message.HasField("dynamic_batching") else None,
-            "warm_ups": tuple(_warm_up(sample) for sample in message.model_warmup),
         }
     )
 
@@ -340,21 +282,4 @@ def _tensor(entry: Any) -> dict[str, Any]:  # noqa: ANN401  protobuf's ModelInpu
 
 
 def _batching(message: Message) -> dict[str, Any]:
-    batching = message.dynamic_batching
-    return {
-        "preferred_batch_sizes": tuple(batching.preferred_batch_size),
-        "max_queue_delay_us": batching.max_queue_delay_microseconds,
-        "max_queue_size": batching.default_queue_policy.max_queue_size,
-    }
-
-
-def _warm_up(sample: Any) -> dict[str, Any]:  # noqa: ANN401  protobuf's ModelWarmup
-    return {
-        "name": sample.name,
-        "batch_size": sample.batch_size,
-        "random": any(entry.random_data for entry in sample.inputs.values()),
-        "inputs": tuple(
-            {"name": name, "dtype": DataType.Name(entry.data_type), "dims": tuple(entry.dims)}
-            for name, entry in sorted(sample.inputs.items())
-        ),
-    }
+    return {"max_queue_delay_us": message.dynamic_batching.max_queue_delay_microseconds}

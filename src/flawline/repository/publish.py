@@ -22,7 +22,10 @@ from flawline.repository.config import ModelConfig
 from flawline.targets import TARGETS
 
 CONFIG = "config.pbtxt"
-LINE_STAGES = Path(__file__).parents[1] / "serving" / "line_stages"
+STAGE = '"""{what}"""\n\nfrom flawline.serving.{module} import {name} as TritonPythonModel  # noqa: F401\n'
+"""A model.py of a line. It names code and holds none, so that old artefacts run on new versions of Flawline."""
+GRAPH_STAGE = STAGE.format(what="The graph of a line.", module="graph_model", name="GraphModel")
+FUSED_STAGE = STAGE.format(what="A whole line as one model.", module="fused_model", name="FusedModel")
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
         (repository / name / str(manifest.version)).mkdir(parents=True, exist_ok=True)
     if manifest.fused:
         stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
-        write_atomically(stage, (LINE_STAGES / "fused.py").read_text())
+        write_atomically(stage, FUSED_STAGE)
     doors = {manifest.line, names.pixels(manifest.line)}
     native = native_discrepancy(manifest, TARGETS.get(manifest.target).native)
     configs = {repository / graph / "configs" / "native.pbtxt": native}

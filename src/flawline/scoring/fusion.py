@@ -82,7 +82,8 @@ def strongest(full: Floats, geometry: Geometry, share: float) -> float:
 def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
     """Bring what one part found to the model square, and give it a score where it has none.
 
-    The score of a part without one is that of its map (see `strongest`), or that of its strongest box.
+    The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes whose
+    centre lies on padding are dropped.
 
     Raises:
         ArtefactError: the finding does not hold what the settings say.
@@ -97,13 +98,20 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
     full = None
     if finding.map is not None:
         full = smooth(finding.map, geometry, part.sigma, eight_bit=part.eight_bit_map)
-    boxes = np.empty((0, 6), np.float32) if finding.boxes is None else finding.boxes[finding.boxes[:, 4] >= 0]
+    boxes = np.empty((0, 6), np.float32) if finding.boxes is None else _on_picture(finding.boxes, geometry)
     score = finding.score
     if score is None and full is not None:
         score = strongest(full, geometry, part.top_share)
     if score is None:
         score = float(boxes[:, 4].max()) if len(boxes) else 0.0
     return Fused(full, score, boxes)
+
+
+def _on_picture(boxes: Floats, geometry: Geometry) -> Floats:
+    """Rows of FP32 [K, 6] that are used and whose centre lies on the picture and not on padding."""
+    across, down = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
+    inside = (across < geometry.inner_width) & (down < geometry.inner_height)
+    return boxes[inside & (boxes[:, 4] >= 0)]
 
 
 def _listed(roles: Sequence[str]) -> str:
@@ -158,7 +166,7 @@ def combine(weighed: Sequence[tuple[Figures, float]], fusion: Fusion) -> Figures
     total = sum(weight for _, weight in weighed)
     figures, weights = [figure for figure, _ in weighed], [weight / total for _, weight in weighed]
     if fusion is Fusion.MAX:
-        return cast(Figures, reduce(np.maximum, figures))
+        return reduce(np.maximum, figures)
     if fusion is Fusion.PRODUCT:
         # 1 - cosine may lie a rounding error below 0, of which no power can be taken.
         powers = [np.maximum(each, 0) ** weight for each, weight in zip(figures, weights, strict=True)]

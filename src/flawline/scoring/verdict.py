@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
@@ -65,11 +64,8 @@ def judge(
     anomaly_map = full / threshold
     mask = (anomaly_map >= 1.0).astype(np.uint8)
     chance = p_value(fused.score, calibration)
-    boxes = boxes_of(anomaly_map, mask, geometry, settings.min_area)
-    if len(fused.boxes):
-        boxes = _strongest_of(
-            np.concatenate((boxes[boxes[:, 4] >= 0], _given(fused.boxes, threshold, geometry)))
-        )
+    regions = regions_of(anomaly_map, mask, geometry, settings.min_area)
+    boxes = _strongest_of(np.concatenate((regions, _given(fused.boxes, threshold, geometry))))
     return Verdict(
         score=fused.score,
         p_value=chance,
@@ -81,17 +77,17 @@ def judge(
     )
 
 
-def boxes_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
-    """Box the regions of a mask, the strongest MAX_BOXES of them.
+def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
+    """Box the connected regions of a mask.
 
     Args:
-        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold; its largest value in a region is the box's strength.
-        mask: UINT8 [S, S], 1 where defective.
+        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold; a region is as strong as its largest pixel.
+        mask: UINT8 [S, S], 1 on regions.
         geometry: leads from the model square to the picture.
-        min_area: fewest pixels of a region.
+        min_area: fewest pixels of a region; smaller ones get no box.
 
     Returns:
-        FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength, class 0; unused rows are -1.
+        FP32 [n, 6]: x1, y1, x2, y2 in pixels of the picture, strength and class 0.
 
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -104,7 +100,7 @@ def boxes_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, m
         window = np.s_[y : y + height, x : x + width]
         strength = float(anomaly_map[window][labels[window] == region].max())
         found.append((x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y, strength, 0.0))
-    return _strongest_of(np.array(found, dtype=np.float64).reshape(-1, 6))
+    return np.array(found, dtype=np.float32).reshape(-1, 6)
 
 
 def _given(boxes: Floats, threshold: np.float32, geometry: Geometry) -> Floats:
@@ -118,7 +114,7 @@ def _given(boxes: Floats, threshold: np.float32, geometry: Geometry) -> Floats:
     return kept
 
 
-def _strongest_of(found: NDArray[Any]) -> Floats:
+def _strongest_of(found: Floats) -> Floats:
     """The MAX_BOXES rows of [K, 6] with the largest strength, in falling order; unused rows are -1."""
     boxes = np.full((MAX_BOXES, 6), -1.0, dtype=np.float32)
     order = np.argsort(-found[:, 4], kind="stable")[:MAX_BOXES]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flawline.scoring.picture import Pixels
-from flawline.targets.target import NATIVE_ONNX, Graph, Outputs, missing_package, unreadable
+from flawline.targets.target import NATIVE_ONNX, Graph, Outputs, Target, missing_package, unreadable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,4 +54,4 @@ class OnnxRuntimeTarget:
         return OnnxRuntimeGraph(folder, threads)
 
 
-TARGET = OnnxRuntimeTarget()
+TARGET: Target = OnnxRuntimeTarget()

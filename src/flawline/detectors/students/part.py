@@ -20,7 +20,7 @@ from flawline.detectors.students.blocks import Distance, Levelled
 from flawline.detectors.students.config import StudentConfig
 from flawline.detectors.students.crops import Crops
 from flawline.detectors.students.levels import levelled
-from flawline.detectors.students.training import train
+from flawline.detectors.students.training import train_student
 from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.scoring.finding import Role
@@ -81,6 +81,12 @@ class StudentPart(Part):
         return config.layers or default_layers(teacher, _QUARTERS)
 
     @classmethod
+    def trainings(cls, config: PartConfig, synthesis: Any) -> int:  # noqa: ANN401 - see Part
+        """See Part."""
+        del config, synthesis
+        return 1
+
+    @classmethod
     def fit(cls, config: StudentConfig, context: Context) -> Self:
         """See Part. At most MAX_PICTURES of the normals are used, drawn by chance."""
         squares, _ = drawn(context)
@@ -90,12 +96,12 @@ class StudentPart(Part):
         student, architecture = cls.make(config, teacher, context.maps, some, seed=context.seed)
         with bar() as progress:
             task = progress.add_task(f"training {cls.name}", total=1.0)
-            training = train(
+            training = train_student(
                 student,
                 maps_of,
                 crops,
                 config.training,
-                budget=context.budget,
+                budget=context.budget.share(),
                 checkpoint=None
                 if context.checkpoint is None
                 else context.checkpoint / f"{cls.name}.safetensors",
@@ -106,6 +112,7 @@ class StudentPart(Part):
                 },
                 progress=lambda done, _loss: progress.update(task, completed=done),
             )
+        context.budget.spend(training)
         starts = track(range(0, len(squares), BATCH), f"measuring {cls.name} on normals")
         batches = (_batch(squares[start : start + BATCH]) for start in starts)
         module = levelled(student, teacher, maps_of, batches)

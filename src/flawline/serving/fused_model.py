@@ -1,4 +1,4 @@
-"""The whole line as one model: no copies between stages, one process per line."""
+"""The Triton model of a whole line: no copies between stages, one process a line."""
 
 from pathlib import Path
 
@@ -12,10 +12,11 @@ from flawline.serving.answers import respond
 from flawline.serving.decoding import Decoder
 
 
-class TritonPythonModel:
+class FusedModel:
     """IMAGE BYTES [1] or PIXELS UINT8 [H, W, 3] -> the output tensors of a line."""
 
     def initialize(self, args: dict[str, str]) -> None:
+        """Load and verify the artefact of the line."""
         here = Path(args["model_repository"])
         artefact = (
             here.parent / discrepancy(args["model_name"].removesuffix("_fused")) / args["model_version"]
@@ -25,6 +26,7 @@ class TritonPythonModel:
         cv2.setNumThreads(1)
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
+        """Judge the pictures of all requests that can be read; the others are refused."""
         pictures = self.decoder.read(requests)
         good = [p for p in pictures if not isinstance(p, PictureError)]
         verdicts = iter(self.line.inspect([pixels for request in good for pixels in request]) if good else [])
@@ -34,4 +36,5 @@ class TritonPythonModel:
         ]
 
     def finalize(self) -> None:
+        """Stop the threads."""
         self.decoder.close()
