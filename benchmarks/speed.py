@@ -37,7 +37,7 @@ from flawline.progress import say
 from flawline.recipe import Recipe
 from flawline.report.evaluation import merge_rows
 from flawline.repository import names
-from flawline.repository.publish import live_version
+from flawline.repository.publish import live_artefact
 from flawline.scoring.picture import Pixels, decode, letterbox
 from flawline.serving.tritonserver import TritonServer
 from flawline.targets import get_target
@@ -95,7 +95,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         if line is None:
             line, repository = SAMPLE, scratch / "model_repository"
             _build_sample(dataset, repository)
-        artefact = _live_artefact(repository, line)
+        artefact = live_artefact(repository, line)
         folder = _copy_pictures(dataset, scratch / "pictures")
         contents = [path.read_bytes() for path in sorted(folder.iterdir())]
         bare = ServedLine(artefact, threads=_cores())
@@ -141,14 +141,6 @@ def _build_sample(dataset: Dataset, repository: Path) -> None:
     from flawline.jobs.build import build  # needs torch, which measuring a published line does not
 
     build("exdd", dataset, SAMPLE, repository=repository, recipe=SAMPLE_RECIPE)
-
-
-def _live_artefact(repository: Path, line: str) -> Path:
-    version = live_version(repository, line)
-    if version is None:
-        msg = f"{repository} has no line '{line}'; publish it with 'flawline build', or leave out --line"
-        raise FlawlineError(msg)
-    return repository / names.discrepancy(line) / str(version)
 
 
 def _copy_pictures(dataset: Dataset, folder: Path) -> Path:

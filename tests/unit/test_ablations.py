@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -20,9 +19,11 @@ from positive_only import by_positive_bank
 from tables import TABLES, ablation_table
 
 from flawline.data import Dataset
+from flawline.detectors.fitted import FittedLine
+from flawline.detectors.part import PARTS
 from flawline.errors import DataError
-from flawline.jobs.fit import FittedLine, fit
-from flawline.recipe import Recipe
+from flawline.jobs.fit import fit
+from flawline.recipe import SHORT, Recipe
 from flawline.scoring.picture import Geometry
 from flawline.synthesis import read_synthesis
 from flawline.synthesis.method import MethodConfig
@@ -31,15 +32,22 @@ LINE = "surfaces:woven,size=128x128,normals=12,test_normals=2,test_defects=2,tra
 QUICK = {"data_root": Path("data"), "data": LINE, "seeds": "0", "steps": 2, "again": False}
 
 
+def spelt_out(place: str) -> list[tuple[str, ...]]:
+    """Where a recipe keeps a setting: what may stand at the top for short is read into sections."""
+    return list(SHORT.get(place, [tuple(place.split("."))]))
+
+
 def value_at(detector: str, recipe: Recipe, place: str) -> object:
     """What holds at a place of DEFAULTS; of a method that the detector does not draw by, its own default."""
     section, _, field = place.partition(".")
-    drawn = recipe.synthesis if detector == "exdd" else getattr(recipe, detector).synthesis
-    if section not in ablations.METHOD_SETTINGS:
-        value = reduce(getattr, place.split("."), recipe)
-        return name_of(value) if isinstance(value, MethodConfig) else value
-    parts = [part for part in getattr(drawn, "parts", [drawn]) if part.method == section]
-    return getattr(parts[0] if parts else read_synthesis(section), field)
+    drawn = recipe.part(detector).synthesis or recipe.synthesis  # type: ignore[attr-defined]
+    if section in ablations.METHOD_SETTINGS:
+        parts = [part for part in getattr(drawn, "parts", [drawn]) if part.method == section]
+        return getattr(parts[0] if parts else read_synthesis(section), field)
+    first, *others = spelt_out(place)[0]
+    value = reduce(getattr, others, recipe.part(first) if first in PARTS.names() else getattr(recipe, first))
+    value = recipe.synthesis if value is None and others == ["synthesis"] else value
+    return name_of(value) if isinstance(value, MethodConfig) else value
 
 
 def name_of(synthesis: MethodConfig) -> str:
@@ -71,11 +79,15 @@ def test_every_variant_reaches_the_recipe_and_nothing_else_changes(table: str) -
             if place != SCORE:
                 wanted = tuple(value) if isinstance(value, list) else value
                 assert value_at(detector, recipe, place) == wanted
-        changed = {place.split(".")[0] for place, value in settings.items() if value != default[place]}
+        changed = {place for place, value in settings.items() if value != default[place]} - {SCORE}
         drawing = "synthesis" if detector == "exdd" else detector
-        places = {drawing if place in ablations.METHOD_SETTINGS else place for place in changed} - {SCORE}
+        places = {
+            drawing if where[0] in ablations.METHOD_SETTINGS else where[0]
+            for place in changed
+            for where in spelt_out(place)
+        }
         dumped = recipe.model_dump(mode="json")
-        assert {name for name in dumped if dumped[name] != plain[name]} == places
+        assert {name for name in dumped if dumped[name] != plain.get(name)} == places
     assert seen.count(default) == (table != "sacd_lambda"), "the default is one of the lines"
     assert all(seen.count(settings) == 1 for settings in seen)
     with pytest.raises(ValueError, match="sigma is not among DEFAULTS"):
@@ -216,37 +228,29 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def fitted(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[FittedLine, Recipe]:
+def fitted(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FittedLine:
     recipe = small_recipe(write_teacher(tmp_path_factory.mktemp("teacher")), positive="synthetic")
-    return fit("exdd", drawn, recipe, seed=0), recipe
+    return fit("exdd", drawn, recipe, seed=0)
 
 
-def test_the_positive_bank_alone_scores_by_nearness_to_it(
-    drawn: Dataset, fitted: tuple[FittedLine, Recipe]
-) -> None:
-    line, recipe = fitted
-    alone = by_positive_bank(line, drawn, recipe, 0)
-    known = alone.model.memory.positive.vectors[:1]
+def test_the_positive_bank_alone_scores_by_nearness_to_it(drawn: Dataset, fitted: FittedLine) -> None:
+    (part,) = by_positive_bank(fitted, drawn).model.parts
+    known = part.positive.vectors[:1]
     patches = (known + torch.linspace(1, 4, 16)[:, None] * torch.ones(1, known.shape[1])).repeat(16, 1)
     patches[17] = known[0]
-    patch_map, score = alone.model.memory.judge(patches, Geometry.fit(SIZE, SIZE, SIZE))
-    assert score == pytest.approx(1e6)
-    assert np.unravel_index(patch_map.argmax(), patch_map.shape) == (1, 1)
-    distance = alone.model.memory.positive(patches)[0].numpy()
-    assert patch_map.ravel()[2] == pytest.approx(1 / (distance[2] + 1e-6))
+    found = part.find({"EMBEDDING": patches.reshape(16, 16, -1)}, Geometry.fit(SIZE, SIZE, SIZE))
+    assert found.score == pytest.approx(1e6)
+    assert np.unravel_index(found.map.argmax(), found.map.shape) == (1, 1)
+    distance = part.positive(patches)[0].numpy()
+    assert found.map.ravel()[2] == pytest.approx(1 / (distance[2] + 1e-6))
 
 
-def test_the_positive_bank_alone_is_calibrated_anew(
-    drawn: Dataset, fitted: tuple[FittedLine, Recipe]
-) -> None:
-    line, recipe = fitted
-    alone = by_positive_bank(line, drawn, recipe, 0)
+def test_the_positive_bank_alone_is_calibrated_anew(drawn: Dataset, fitted: FittedLine) -> None:
+    alone = by_positive_bank(fitted, drawn)
     normals = alone.inspect([sample.read_image() for sample in drawn.train_normals])
     np.testing.assert_allclose(alone.calibration.scores, sorted(each.score for each in normals), rtol=1e-5)
     assert sum(each.anomaly_map.max() >= 1 for each in normals) <= 1
-    assert not np.allclose(alone.calibration.scores, line.calibration.scores)
-    negative = replace(
-        line, model=fit("exdd", drawn, recipe.model_copy(update={"positive": "none"}), seed=0).model
-    )
+    assert not np.allclose(alone.calibration.scores, fitted.calibration.scores)
+    negative = fit("exdd", drawn, small_recipe(fitted.recipe["teacher"], positive="none"), seed=0)
     with pytest.raises(DataError, match="no positive bank"):
-        by_positive_bank(negative, drawn, recipe, 0)
+        by_positive_bank(negative, drawn)

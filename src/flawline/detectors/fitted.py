@@ -1,6 +1,6 @@
 """A fitted line: everything that answers, in eager torch; saved as the heart of an artefact and loaded again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +19,7 @@ from flawline.detectors.part import PARTS, Part
 from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate
 from flawline.scoring.finding import Finding
-from flawline.scoring.fusion import fuse, observe
+from flawline.scoring.fusion import Fused, fuse, observe
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge
@@ -85,15 +85,7 @@ class FittedLine:
             DataError: there are no findings, or one is not finite.
 
         """
-        settings = levelled(self.settings, found)
-        fused = [fuse(*each, settings) for each in found]
-        calibration = calibrate(
-            np.array([each.score for each in fused], dtype=np.float32),
-            np.array([each.peak for each in fused], dtype=np.float32),
-            false_alarm=false_alarm,
-            method=method,
-        )
-        return replace(self, rules=decided(settings, calibration))
+        return replace(self, rules=learn_rules(self.settings, found, false_alarm=false_alarm, method=method))
 
     def with_budget(self, false_alarm: float) -> Self:
         """Return the same line for another false-alarm budget in (0, 1), on the normals that calibrated it."""
@@ -164,6 +156,32 @@ def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:
     return part.load(config, facts, folder)
 
 
+def learn_rules(
+    settings: LineSettings, found: Sequence[Found], *, false_alarm: float, method: Method
+) -> Rules:
+    """Measure levels and thresholds on what the parts of a line found on normals that they did not learn from.
+
+    Args:
+        settings: constants of the line; its levels and thresholds are replaced.
+        found: what the parts found on each normal picture.
+        false_alarm: share of normal pictures that may be called defective, in (0, 1).
+        method: how the normals were kept apart.
+
+    Raises:
+        DataError: there are no findings, or one is not finite.
+
+    """
+    settings = levelled(settings, found)
+    scores, peaks = _figures(fuse(*each, settings) for each in found)
+    calibration = calibrate(
+        scores.astype(np.float32),
+        peaks.astype(np.float32),
+        false_alarm=false_alarm,
+        method=method,
+    )
+    return decided(settings, calibration)
+
+
 def decided(settings: LineSettings, calibration: Calibration) -> Rules:
     """Rules that decide by a calibration."""
     update = {"false_alarm": calibration.false_alarm, "pixel_threshold": calibration.pixel_threshold}
@@ -179,11 +197,15 @@ def levelled(settings: LineSettings, found: Sequence[Found]) -> LineSettings:
         return settings
     parts = []
     for number, part in enumerate(settings.parts):
-        seen = [observe(findings[number], geometry, part) for findings, geometry in found]
-        level = max(float(np.median([each.score for each in seen])), 1e-6)
-        peak = max(float(np.median([each.peak for each in seen])), 1e-6)
+        scores, peaks = _figures(observe(findings[number], geometry, part) for findings, geometry in found)
+        level, peak = max(float(np.median(scores)), 1e-6), max(float(np.median(peaks)), 1e-6)
         parts.append(part.model_copy(update={"level": level, "peak": peak}))
     return settings.model_copy(update={"parts": tuple(parts)})
+
+
+def _figures(seen: Iterable[Fused]) -> NDArray[np.float64]:
+    """Score and peak of each picture, FP64 [2, n]; the maps are let go one by one."""
+    return np.array([(each.score, each.peak) for each in seen], dtype=np.float64).reshape(-1, 2).T
 
 
 def _arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:

@@ -13,7 +13,7 @@ from flawline.errors import DataError, RecipeError
 from flawline.jobs.build import comparison
 from flawline.jobs.fit import find_all
 from flawline.jobs.release import ReleasedLine, references, release, reserve
-from flawline.repository import names, publish
+from flawline.repository import publish
 
 MOST_PICTURES = 1000
 """Pictures on which a new version is compared at most."""
@@ -139,7 +139,7 @@ def _derive(
     dataset: Dataset | None = None,
 ) -> ReleasedLine:
     """Load the live version, change it, and release it as a new one."""
-    folder = live_artefact(repository, line)
+    folder = publish.live_artefact(repository, line)
     fitted, manifest = FittedLine.load(folder)
     wanted = target or manifest.target
     with reserve(repository, line, wanted) as staging:
@@ -156,15 +156,6 @@ def _derive(
             metrics=None if target is None else manifest.metrics,  # a compiled line is the same line
             origin=Origin(version=manifest.version, change=told),
         )
-
-
-def live_artefact(repository: Path, line: str) -> Path:
-    """Folder of the live version of a line. Raises RecipeError if there is none."""
-    live = publish.live_version(repository, line)
-    if live is None:
-        msg = f"{repository} has no live line '{line}'; 'flawline lines' shows what is published"
-        raise RecipeError(msg)
-    return repository / names.discrepancy(line) / str(live)
 
 
 def _pictures(folder: Path, manifest: Manifest, dataset: Dataset | None) -> Sequence[Sample]:

@@ -97,6 +97,15 @@ def live_version(repository: Path, line: str) -> int | None:
     return config.versions[0] if config is not None and config.versions else None
 
 
+def live_artefact(repository: Path, line: str) -> Path:
+    """Folder of the live version's artefact. Raises RecipeError if the line has none."""
+    live = live_version(repository, line)
+    if live is None:
+        msg = f"{repository} has no live line '{line}'; 'flawline lines' shows what is published"
+        raise RecipeError(msg)
+    return repository / names.discrepancy(line) / str(live)
+
+
 def _config(path: Path) -> ModelConfig | None:
     """What a config.pbtxt says; None when it is missing or damaged."""
     try:
