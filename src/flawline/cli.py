@@ -284,7 +284,15 @@ def synthesize(
         typer.Option(
             help="mixed, cutpaste, perlin, strokes, gaussian, simplex, planted, ddpm (trains a small diffusion "
             "model on the line first) or latent_diffusion (needs a pretrained model); of several, with + between "
-            "them, each as often. It takes the place of the recipe's.  [default: the recipe's, or mixed]",
+            "them, each as often, on whole pictures.  [default: the recipe's, or mixed]",
+            show_default=False,
+        ),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Show the very defects that this detector learns from with the recipe, in the scale of its "
+            "training.  [default: the recipe's detector]",
             show_default=False,
         ),
     ] = None,
@@ -309,18 +317,24 @@ def synthesize(
     """
     from flawline.data import load_dataset
     from flawline.jobs.fit import pick_device
+    from flawline.jobs.preview import preview
     from flawline.recipe import read_recipe
     from flawline.synthesis.synthesize import synthesize_line
 
+    if method is not None and detector is not None:
+        msg = (
+            "give --method for whole pictures by that method, or --detector for what it learns from, not both"
+        )
+        raise typer.BadParameter(msg)
     settings = read_recipe(recipe, synthesis=method)
+    shown = detector or (settings.detector if method is None else None)
+    dataset, time = load_dataset(data, seed=seed), read_duration(budget)
+    if shown is not None:
+        preview(shown, dataset, settings, count, out, seed=seed, device=device, budget=time)
+        say(f"Wrote {count} pictures that {shown} learns from, and {out / 'contact_sheet.png'}")
+        return
     synthesize_line(
-        load_dataset(data, seed=seed),
-        settings.synthesis,
-        count,
-        out,
-        seed,
-        device=str(pick_device(device)),
-        budget=read_duration(budget),
+        dataset, settings.synthesis, count, out, seed, device=str(pick_device(device)), budget=time
     )
     say(f"Wrote {count} pictures and {out / 'contact_sheet.png'}")
 

@@ -40,6 +40,7 @@ class Recipe(BaseModel):
 
     Attributes:
         name: name of the recipe, printed beside results.
+        detector: detector that the recipe was made for; `flawline synthesize` shows what it learns from.
         teacher: `builtin`, `hf:<name>`, a local folder, or `<source>:<name>` of another package.
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
             varies.
@@ -59,6 +60,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "default"
+    detector: str | None = None
     teacher: str = "builtin"
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()

@@ -93,7 +93,7 @@ def test_every_variant_reaches_the_recipe_and_nothing_else_changes(table: str) -
     with pytest.raises(ValueError, match="sigma is not among DEFAULTS"):
         all_settings(detector, {"sigma": 1})
     if detector != "exdd":
-        diffusion = getattr(ablations.make_recipe(detector, {f"{detector}.synthesis": "ddpm"}, 7), detector)
+        diffusion = ablations.make_recipe(detector, {f"{detector}.synthesis": "ddpm"}, 7).part(detector)
         assert (diffusion.training.steps, diffusion.synthesis.steps) == (7, 14)
 
 

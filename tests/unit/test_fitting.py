@@ -102,7 +102,6 @@ def two_regions(line: Dataset, folder: Path, sizes: tuple[int, int] = (30, 20)) 
         ("exdd", {}, "cuda:99", RecipeError, "device 'cuda:99' is not available"),
         ("exdd", {"positive": "labelled"}, "cpu", DataError, "no training defects with masks"),
         ("exdd", {"teacher": "/nowhere"}, "cpu", FlawlineError, "/nowhere"),
-        ("exdd", {"positive": "synthetic", "synthesis": "magic"}, "cpu", FlawlineError, "magic"),
         (
             "sacd+ddpm_ast",
             {},
@@ -118,7 +117,6 @@ def two_regions(line: Dataset, folder: Path, sizes: tuple[int, int] = (30, 20)) 
             RecipeError,
             "weights of sacd and exdd are all 0; give",
         ),
-        ("sacd", {"sacd": {"synthesis": "magic"}}, "cpu", FlawlineError, "magic"),
     ],
 )
 def test_what_cannot_be_done_is_said(
@@ -450,7 +448,7 @@ def test_a_checkpoint_of_other_strokes_within_the_mixture_is_refused(
         checkpoint=tmp_path,
     )
     for other in ({"sacd": {**inherits, "synthesis": pits}}, {"sacd": inherits, "synthesis": pits}):
-        with pytest.raises(ArtefactError, match="another training: it.* differs? in synthesis|synthesis"):
+        with pytest.raises(ArtefactError, match=r"another training: .*synthesis"):
             fit("sacd", line, small_recipe(teacher, **other), seed=0, checkpoint=tmp_path)
 
 

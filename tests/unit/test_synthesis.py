@@ -373,7 +373,7 @@ def test_a_setting_out_of_range_is_named_in_one_sentence(settings, words, tmp_pa
 )
 def test_a_recipe_keeps_every_form_of_a_synthesis(value):
     recipe = Recipe.model_validate({"synthesis": value, "sacd": {"synthesis": value}})
-    assert recipe.synthesis == recipe.sacd.synthesis == read_synthesis(value)
+    assert recipe.synthesis == recipe.part("sacd").synthesis == read_synthesis(value)
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
     if isinstance(value, dict):
         dumped = recipe.model_dump(mode="json")["synthesis"]
@@ -408,12 +408,14 @@ def test_sections_of_methods_in_older_recipes_hold_wherever_the_method_draws():
         {"method": "mixed", "parts": [strokes, "perlin", "cutpaste"], "weights": [0.5, 0.3, 0.2]}
     )
     assert recipe.synthesis.parts == (read_synthesis({"method": "ddpm", "side": 32}), mixed)
-    assert recipe.sacd.synthesis.strength == 0.3
-    assert recipe.ddpm_ast.synthesis == mixed, "what students learnt from before they took the recipe's"
+    assert recipe.part("sacd").synthesis.strength == 0.3
+    assert recipe.part("ddpm_ast").synthesis == mixed, (
+        "what students learnt from before they took the recipe's"
+    )
     assert Recipe.model_validate({"strokes": pits}).synthesis == mixed
     plain = Recipe.model_validate({"synthesis": {"method": "strokes", **pits}})
     assert plain.synthesis == strokes
-    assert plain.ddpm_ast.synthesis is None
+    assert plain.part("ddpm_ast").synthesis is None
     with pytest.raises(ValueError, match="strokes: give a mapping of settings, not 3"):
         Recipe.model_validate({"strokes": 3})
 
@@ -442,7 +444,7 @@ def test_a_method_of_another_package_is_found_by_its_entry_point(monkeypatch):
         {"synthesis": {"method": "blot", "side": 9}, "sacd": {"synthesis": "blot+perlin"}}
     )
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
-    assert recipe.sacd.synthesis.parts[0] == Blot()
+    assert recipe.part("sacd").synthesis.parts[0] == Blot()
     _, mask = recipe.synthesis.prepare(Material())(surface(), np.random.default_rng(0))
     assert mask.sum() == 81
 

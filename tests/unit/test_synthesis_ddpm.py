@@ -17,7 +17,7 @@ from flawline.synthesis.ddpm import DDPM, train_ddpm
 from flawline.synthesis.ddpm_blend import DDPMBlend, DDPMConfig
 from flawline.synthesis.reverse import reverse, visited, widened_step
 from flawline.synthesis.synthesize import synthesize_line
-from flawline.training import loop
+from flawline.training import Budget, loop
 
 SMALL = DDPMConfig(side=16, channels=(8, 8), steps=6, batch=2, sampling_steps=4, pool=3)
 
@@ -293,13 +293,18 @@ def test_a_mixture_trains_each_of_its_models_in_its_share_of_the_budget(tmp_path
         {"method": "mixed", "parts": [SMALL, "perlin", {"method": "mixed", "parts": [SMALL, small(steps=2)]}]}
     )
     assert mixture.trainings == 3
-    material = Material(learned=stripes, seed=1, checkpoint=tmp_path, budget=30.0)
-    made = mixture.prepare(material)
-    assert [budget for budget, _ in asked] == [10, 10, 10]
+
+    def material():
+        return Material(learned=stripes, seed=1, checkpoint=tmp_path, budget=Budget(30.0, 3))
+
+    made = mixture.prepare(material())
+    shares = [budget for budget, _ in asked]
+    assert shares[0] == 10
+    assert 10 < shares[1] < shares[2] < 30, "what one leaves is the others'"
     assert len({path for _, path in asked}) == 3
     picture = surface()
     results = [made(picture, np.random.default_rng(seed))[0] for seed in range(6)]
-    again = mixture.prepare(material)
+    again = mixture.prepare(material())
     assert len(asked) == 3, "what was generated is read again"
     for seed, result in enumerate(results):
         np.testing.assert_array_equal(again(picture, np.random.default_rng(seed))[0], result)

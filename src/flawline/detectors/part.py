@@ -104,6 +104,12 @@ class Context:
         )
         return (own or self.synthesis).prepare(material)
 
+    def labels_of(self, own: MethodConfig | None) -> int:
+        """Count the labelled defects whose masks a synthesis uses; see `synthesizer`."""
+        if not (own or self.synthesis).labelled:
+            return 0
+        return sum(sample.mask is not None for sample in self.defects)
+
 
 class Part(ABC):
     """One detector's part of one line, fitted.

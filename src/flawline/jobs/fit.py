@@ -71,7 +71,6 @@ def fit(
     """
     kinds = parse_detector(detector)
     started = time.monotonic()
-    normals = dataset.train_normals
     check_normals(dataset, recipe)
     check_weights(kinds, recipe)
     chosen_device = pick_device(device)
@@ -79,10 +78,8 @@ def fit(
     # TF32 would calibrate the line by other scores than it will serve.
     torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(chosen_device)
-    method, held_out = plan_calibration(normals, recipe, seed, folds=all(kind.crossable for kind in kinds))
-    unseen = set(held_out[0].tolist()) if method == "split" else set()
-    squares = Squares(normals, recipe.size)
-    kept = Chosen(squares, [number for number in range(len(normals)) if number not in unseen])
+    squares = Squares(dataset.train_normals, recipe.size)
+    kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
     time_left = Budget(budget, trainings_of(kinds, recipe))
     teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
     parts = []
@@ -118,6 +115,17 @@ def fit(
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
     return fitted
+
+
+def kept_apart(
+    squares: Squares, kinds: Sequence[type[Part]], recipe: Recipe, seed: int
+) -> tuple[Chosen, Method, list[NDArray[np.int64]]]:
+    """Choose the normals that a line learns from, and those that calibrate it; see `plan_calibration`."""
+    folds = all(kind.crossable for kind in kinds)
+    method, held_out = plan_calibration(squares.samples, recipe, seed, folds=folds)
+    unseen = set(held_out[0].tolist()) if method == "split" else set()
+    kept = Chosen(squares, [number for number in range(len(squares)) if number not in unseen])
+    return kept, method, held_out
 
 
 def load_shared_teacher(kinds: Sequence[type[Part]], recipe: Recipe) -> tuple[Teacher, list[tuple[int, ...]]]:

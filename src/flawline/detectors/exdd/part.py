@@ -20,7 +20,7 @@ from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
 from flawline.detectors.part import Context, Part, PartConfig
-from flawline.errors import DataError
+from flawline.errors import DataError, RecipeError
 from flawline.progress import track
 from flawline.scoring.finding import Finding, Role
 from flawline.scoring.picture import Geometry, Pixels
@@ -81,7 +81,7 @@ class ExDDPart(Part):
         statements = {POSITIVE_BANK: _origin(labelled, len(defects) - labelled)}
         part = cls(config, context.maps, negative, positive, statements)
         part.module.to(context.teacher.mean.device)
-        part.labelled_defects = labelled
+        part.labelled_defects = labelled or (context.labels_of(config.synthesis) if defects else 0)
         part.cross_fitting = (filler, pool, context)
         return part
 
@@ -187,6 +187,9 @@ class ExDDPart(Part):
         cls, config: ExDDConfig, context: Context
     ) -> Iterator[tuple[Pixels, NDArray[np.bool_], str]]:
         """See Part: the synthetic pictures that fill the positive bank."""
+        if config.positive == "none":
+            msg = "exdd learns from no synthetic defects with positive: none; give positive: synthetic"
+            raise RecipeError(msg)
         normals = context.normals.samples
         synthesizer = _synthesizer(config, context)
         for number in range(config.synthetic_count):

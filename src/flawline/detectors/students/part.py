@@ -121,7 +121,9 @@ class StudentPart(Part):
         module = levelled(student, teacher, maps_of, batches)
         architecture["grid"] = list(module.mean.shape)
         facts = TrainingFacts(steps=training.steps, seconds=training.seconds, losses=training.losses)
-        return cls(config, context.maps, module, architecture, facts)
+        part = cls(config, context.maps, module, architecture, facts)
+        part.labelled_defects = context.labels_of(config.synthesis)
+        return part
 
     @classmethod
     def make(
