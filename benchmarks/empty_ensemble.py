@@ -7,7 +7,7 @@ from pathlib import Path
 from flawline.artefact.manifest import Manifest
 from flawline.repository import names
 from flawline.repository.assemble import MAX_BATCH, line_models
-from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
+from flawline.repository.model_config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
 
 LINE = "empty"
 STAGES = ("empty_first", "empty_second")

@@ -11,7 +11,7 @@ from flawline.artefact.served import NEGATIVE, POSITIVE
 from flawline.detectors.part import MAX_PARTS
 from flawline.repository import names
 from flawline.repository.assemble import MAX_BATCH, line_models, native_discrepancy
-from flawline.repository.config import ModelConfig, Tensor
+from flawline.repository.model_config import ModelConfig, Tensor
 from flawline.repository.publish import CONFIG, shared_stages
 from flawline.scoring.finding import ROLES
 from flawline.scoring.picture import SIZES

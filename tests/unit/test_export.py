@@ -21,7 +21,7 @@ from flawline.detectors.export import KEY as ARTEFACT_KEY
 from flawline.errors import ArtefactError, RecipeError
 from flawline.registry import forget
 from flawline.repository.assemble import native_discrepancy
-from flawline.repository.config import ModelConfig
+from flawline.repository.model_config import ModelConfig
 from flawline.targets import TARGETS, get_target
 from flawline.targets.target import Graph
 

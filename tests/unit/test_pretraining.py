@@ -1,6 +1,7 @@
 """The generator of the built-in teacher's lines, its pretext tasks, and the script that trains it."""
 
 import importlib.util
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -245,9 +246,15 @@ def test_another_pretraining_s_checkpoint_and_a_damaged_one_are_refused(
         (["--steps", "0"], "at least 1"),
     ],
 )
-def test_bad_options_are_refused_in_words(arguments: list[str], words: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, SCRIPT, "--out", tmp_path, *arguments], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert words in done.stderr
+def test_bad_options_are_refused_in_words(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err

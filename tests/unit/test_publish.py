@@ -12,7 +12,7 @@ from small_lines import write_artefact
 from flawline.artefact.manifest import Manifest
 from flawline.errors import ArtefactError, RecipeError
 from flawline.repository import names, publish
-from flawline.repository.config import ModelConfig
+from flawline.repository.model_config import ModelConfig
 from flawline.repository.publish import (
     CONFIG,
     list_lines,

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 
 from flawline.errors import ArtefactError
-from flawline.repository.config import (
+from flawline.repository.model_config import (
     DynamicBatching,
     EnsembleStep,
     InstanceGroup,

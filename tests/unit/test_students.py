@@ -19,7 +19,7 @@ from flawline.detectors.students.blocks import cosine_distance, covered, summed
 from flawline.detectors.students.config import StudentConfig
 from flawline.detectors.students.crops import BEYOND, Crops
 from flawline.detectors.students.part import MapsOf, StudentPart
-from flawline.detectors.students.training import TrainingConfig, train_student
+from flawline.detectors.students.train import TrainingConfig, train_student
 from flawline.errors import ArtefactError, DataError
 from flawline.scoring.picture import letterbox
 from flawline.teachers import Teacher, load_teacher

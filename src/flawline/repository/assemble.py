@@ -2,7 +2,7 @@
 
 from flawline.artefact.manifest import Manifest, PartFacts
 from flawline.repository import names
-from flawline.repository.config import (
+from flawline.repository.model_config import (
     DType,
     DynamicBatching,
     EnsembleStep,

@@ -18,7 +18,7 @@ from flawline.errors import ArtefactError, RecipeError
 from flawline.files import write_atomically
 from flawline.repository import names
 from flawline.repository.assemble import line_models, native_discrepancy
-from flawline.repository.config import ModelConfig
+from flawline.repository.model_config import ModelConfig
 from flawline.targets import TARGETS
 
 CONFIG = "config.pbtxt"

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from flawline.detectors.part import PartConfig
-from flawline.detectors.students.training import TrainingConfig
+from flawline.detectors.students.train import TrainingConfig
 from flawline.synthesis import Synthesis
 
 

@@ -20,7 +20,7 @@ from flawline.detectors.students.blocks import Distance, Levelled
 from flawline.detectors.students.config import StudentConfig
 from flawline.detectors.students.crops import Crops
 from flawline.detectors.students.levels import levelled
-from flawline.detectors.students.training import train_student
+from flawline.detectors.students.train import train_student
 from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.scoring.finding import Role
