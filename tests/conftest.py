@@ -1,15 +1,28 @@
-"""Two workers share the suite: tests that stand on the same lines stay together, all others file by file."""
+"""Two workers share the suite file by file; the files that stand on the same published lines stay together."""
+
+import os
+from pathlib import PurePosixPath
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
-LINES = ("published", "learnt")
-"""Fixtures that take a minute to make: all tests that use them run in one worker."""
+# Before anything starts its threads, and for every process that a test starts: pools that spin while they wait
+# would take the cores from each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+TOGETHER = {"test_serving.py", "test_student_lines.py", "test_derived_versions.py"}
+"""Files that use the fixtures `published` and `learnt`, which take a minute to make in each worker."""
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put each test into a group for pytest-xdist, the slowest group first."""
-    for item in items:
-        together = any(name in getattr(item, "fixturenames", ()) for name in LINES)
-        item.add_marker(pytest.mark.xdist_group("lines" if together else str(item.path)))
-    items.sort(key=lambda item: item.get_closest_marker("server") is None)
+class FileByFile(LoadScopeScheduling):
+    """Gives each worker whole files."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "together" if PurePosixPath(file).name in TOGETHER else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileByFile:
+    """Take the place of the scheduler that --dist names."""
+    return FileByFile(config, log)

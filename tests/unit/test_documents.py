@@ -1,4 +1,4 @@
-"""README and docs/ say what is true today; tests/integration/test_documents.py runs their commands."""
+"""README and docs/ say what is true today; tests/integration/test_document_commands.py runs their commands."""
 
 import ast
 import re

@@ -1,7 +1,6 @@
 """Students of sacd and ddpm_ast: what they learn, how training is kept, continued and refused."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,7 +237,7 @@ def test_a_finished_training_is_not_repeated(teacher: Teacher, tmp_path: Path) -
 
 
 def test_a_budget_ends_training(teacher: Teacher) -> None:
-    _, done = fitted(teacher, SACDConfig(), replace(QUICK, steps=100_000), budget=1.5)
+    _, done = fitted(teacher, SACDConfig(), QUICK.model_copy(update={"steps": 100_000}), budget=1.5)
     assert 1 <= done.steps < 1000
     assert 1.5 <= done.seconds < 10
 
@@ -256,7 +255,7 @@ def test_another_training_s_checkpoint_is_refused(teacher: Teacher, tmp_path: Pa
         fitted(
             teacher,
             SACDConfig(),
-            replace(QUICK, steps=9),
+            QUICK.model_copy(update={"steps": 9}),
             checkpoint=file,
             identity={"seed": 1, "teacher": "a"},
         )
@@ -298,9 +297,9 @@ def test_first_weights_follow_from_the_seed_alone(teacher: Teacher, config: Stud
         (lambda: DDPMASTConfig(min_cover=0.0), r"min_cover\n.* greater than 0"),
         (lambda: DDPMASTConfig(dropout=1.0), r"dropout\n.* less than 1"),
         (lambda: DDPMASTConfig(head=False, far=True), "far must be false where head is"),
-        (lambda: TrainingConfig(crop=65), "crop a multiple of 32"),
-        (lambda: TrainingConfig(steps=0), "steps and pairs must be at least 1"),
-        (lambda: TrainingConfig(learning_rate=0.0), "learning_rate must be above 0"),
+        (lambda: TrainingConfig(crop=65), r"crop\n.* multiple of 32"),
+        (lambda: TrainingConfig(steps=0), r"steps\n.* greater than or equal to 1"),
+        (lambda: TrainingConfig(learning_rate=0.0), r"learning_rate\n.* greater than 0"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(make: Callable[[], object], said: str) -> None:

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from flawline.detectors.students.crops import Crops
@@ -18,8 +18,7 @@ _FREEZE_AT = 0.8
 """Share of training after which batch normalisation keeps its statistics, as it will in use."""
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(BaseModel):
     """How a student is trained.
 
     Attributes:
@@ -32,23 +31,14 @@ class TrainingConfig:
 
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = 1000
-    pairs: int = 8
-    crop: int = 128
-    learning_rate: float = 2e-3
-    weight_decay: float = 1e-4
-    vary: VariationConfig = field(default_factory=VariationConfig)
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
-        if self.steps < 1 or self.pairs < 1 or self.crop < 64 or self.crop % 32:
-            msg = "steps and pairs must be at least 1, crop a multiple of 32 from 64 on"
-            raise ValueError(msg)
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            msg = "learning_rate must be above 0 and weight_decay 0 or more"
-            raise ValueError(msg)
+    steps: int = Field(1000, ge=1)
+    pairs: int = Field(8, ge=1)
+    crop: int = Field(128, ge=64, multiple_of=32)
+    learning_rate: float = Field(2e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    vary: VariationConfig = VariationConfig()
 
 
 class Trainable(Protocol):
@@ -105,9 +95,10 @@ def train_student(
     def rates(_number: int, done: float) -> tuple[float]:
         return (config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))),)
 
+    told = {**(identity or {}), "training": config.model_dump(mode="json")}
     training = train(
         step,
-        TrainingState({"weight": student}, optimiser, {**(identity or {}), "training": asdict(config)}),
+        TrainingState({"weight": student}, optimiser, told),
         steps=config.steps,
         rates=rates,
         clip=(5.0,),
