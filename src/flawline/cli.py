@@ -57,7 +57,8 @@ Size = Annotated[
 Teacher = Annotated[
     str | None,
     typer.Option(
-        help="builtin, hf:<name>, a folder, or a source of another package.  [default: builtin]",
+        help="builtin, efficientnet_lite0, hf:<name>, a folder, or a source of another package.  "
+        "[default: builtin]",
         show_default=False,
     ),
 ]

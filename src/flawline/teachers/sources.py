@@ -81,6 +81,7 @@ TEACHER_SOURCES: Registry[TeacherSource] = Registry(
         "builtin": "flawline.teachers.transformers_models:BUILTIN",
         "hf": "flawline.teachers.transformers_models:HUB",
         "folder": "flawline.teachers.transformers_models:FOLDER",
+        "efficientnet_lite0": "flawline.teachers.efficientnet_lite0:SOURCE",
     },
 )
 """All sources. An entry point of the group `flawline.teachers` names an object that is a TeacherSource."""

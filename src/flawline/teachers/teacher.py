@@ -207,9 +207,9 @@ def load_teacher(
     """Load a frozen teacher.
 
     Args:
-        source: `builtin`; `hf:<name or folder>`, a model of the Hugging Face hub or a copy on disk; a folder with
-            `config.json` and `*.safetensors`; or a source that another package registers, with a colon and the name
-            of one of its models if it has several.
+        source: `builtin`; `efficientnet_lite0`; `hf:<name or folder>`, a model of the Hugging Face hub or
+            a copy on disk; a folder with `config.json` and `*.safetensors`; or a source that another package
+            registers, with a colon and the name of one of its models if it has several.
         layers: numbers of the stages to use, from 1, ascending. By default the stages at half and at three
             quarters of the depth: 2 and 3 of a ResNet, as PatchCore takes them; 6 and 9 of a 12-block DINOv2.
         even_exposure: see Teacher.
