@@ -13,7 +13,7 @@ import typer
 from common import MEMORY, ROOT
 
 from flawline.data import Dataset, Sample, load_dataset
-from flawline.data.squares import Chosen, Squares
+from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine, Found
 from flawline.detectors.students.config import StudentConfig
 from flawline.jobs.fit import find_all, fit
@@ -56,7 +56,7 @@ def rules(settings: LineSettings, weights: Sequence[float]) -> Iterator[tuple[st
 def find(fitted: FittedLine, dataset: Dataset) -> list[Found]:
     """What both parts find on each test picture."""
     squares = Squares(dataset.test, fitted.settings.size)
-    return find_all(fitted.model, Chosen(squares, range(len(squares))), "scoring")
+    return find_all(fitted.model, squares, "scoring")
 
 
 def figures(

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from flawline.data import Dataset
-from flawline.data.squares import Chosen, Squares
+from flawline.data.squares import Squares
 from flawline.detectors.exdd.part import EMBEDDING, ExDDPart
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.line import Line
@@ -52,6 +52,6 @@ def by_positive_bank(fitted: FittedLine, dataset: Dataset) -> FittedLine:
     line = Line(fitted.model.teacher, [alone]).eval()
     recipe = Recipe.model_validate(fitted.recipe)
     method, held_out = plan_calibration(dataset.train_normals, recipe, fitted.seed)
-    normals = Chosen(Squares(dataset.train_normals, recipe.size), [row for part in held_out for row in part])
+    normals = Squares(dataset.train_normals, recipe.size).chosen(row for part in held_out for row in part)
     found = find_all(line, normals, "calibrating")
     return replace(fitted, model=line).calibrated(found, false_alarm=recipe.false_alarm, method=method)

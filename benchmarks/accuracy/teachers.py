@@ -16,7 +16,7 @@ import typer
 from sklearn.metrics import roc_auc_score
 
 from flawline.data import Dataset, load_dataset
-from flawline.data.squares import Chosen, Squares
+from flawline.data.squares import Squares
 from flawline.detectors.exdd.banks import BATCH, BankFiller
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import MemoryBank
@@ -54,7 +54,7 @@ def quick_score(teacher: Teacher, dataset: Dataset, adapted: AdaptConfig) -> dic
     items = [sample.group for sample in dataset.train_normals]
     teacher, _ = adapt(teacher, [square.pixels for square in squares], items, adapted, seed=0)
     line = Line(teacher, [quick_part(teacher, squares)])
-    tested = Chosen(Squares(dataset.test, SIZE), range(len(dataset.test)))
+    tested = Squares(dataset.test, SIZE)
     scores, labels, pixels, truths = [], [], [], []
     for sample, (findings, geometry) in zip(dataset.test, find_all(line, tested, "scoring"), strict=True):
         seen = observe(findings[0], geometry, line.parts[0].settings())

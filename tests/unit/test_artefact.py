@@ -17,7 +17,7 @@ from flawline.artefact.manifest import FILE, DataFacts, Manifest, hashes, read, 
 from flawline.artefact.rules import CALIBRATION, SETTINGS, Rules
 from flawline.artefact.served import NEGATIVE, POSITIVE, ServedLine
 from flawline.data import Dataset
-from flawline.data.squares import Chosen, Squares
+from flawline.data.squares import Squares
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.fitted import TEACHER, FittedLine, levelled
 from flawline.errors import ArtefactError, RecipeError
@@ -355,7 +355,7 @@ def test_calibration_measures_levels_scores_and_peaks_on_normals(
 ) -> None:
     fitted = fitted_line(teacher, detector)
     normals = dataset.train_normals
-    found = find_all(fitted.model, Chosen(Squares(normals, SIZE), range(len(normals))), "calibrating")
+    found = find_all(fitted.model, Squares(normals, SIZE), "calibrating")
     line = fitted.calibrated(found, false_alarm=0.2, method="k-fold")
     verdicts = line.inspect([sample.read_image() for sample in normals])
     scores, peaks = line.calibration.scores, line.calibration.peaks

@@ -13,7 +13,7 @@ from PIL import Image
 from small_lines import SIZE, draw_line, small_model, small_recipe, write_teacher
 
 from flawline.data import Dataset
-from flawline.data.squares import Chosen, Square, Squares
+from flawline.data.squares import Square, Squares
 from flawline.detectors.exdd.banks import BankFiller
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.part import Context
@@ -40,7 +40,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def context(dataset: Dataset, recipe: Recipe, *, seed: int = 0) -> Context:
     loaded, (layers,) = load_shared_teacher([ExDDPart], recipe)
-    normals = Chosen(Squares(dataset.train_normals, SIZE), range(len(dataset.train_normals)))
+    normals = Squares(dataset.train_normals, SIZE)
     return context_of(ExDDPart, layers, loaded, normals, dataset, recipe, seed=seed)
 
 
@@ -96,7 +96,7 @@ def test_a_fold_is_scored_by_banks_that_never_saw_it(dataset: Dataset, teacher: 
     found = part.cross(FOLDS)
     known = [part.find(outputs(given, given.normals[row]), given.normals[row].geometry) for row in order]
     assert max(finding.score or 0 for finding in known) < 0.05 * min(finding.score or 0 for finding in found)
-    others = Chosen(given.normals.squares, [row for row in range(NORMALS) if row not in FOLDS[1]])
+    others = given.normals.chosen(row for row in range(NORMALS) if row not in FOLDS[1])
     apart = ExDDPart.fit(part.config, replace(given, normals=others))
     squares = [given.normals[row] for row in FOLDS[1]]
     assert_same([apart.find(outputs(given, square), square.geometry) for square in squares], found[3:5])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from small_lines import SIZE, draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset, Sample
-from flawline.data.squares import Chosen, Square, Squares, cover
+from flawline.data.squares import Square, Squares, cover
 from flawline.detectors.exdd.model import embed
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.fitted import FittedLine
@@ -539,7 +539,7 @@ def test_the_examples_of_a_student_are_the_crops_it_learnt_from(
     kinds = parse_detector("sacd")
     loaded, (layers,) = load_shared_teacher(kinds, recipe)
     squares = Squares(line.train_normals, SIZE)
-    context = context_of(kinds[0], layers, loaded, Chosen(squares, range(len(squares))), line, recipe, seed=0)
+    context = context_of(kinds[0], layers, loaded, squares, line, recipe, seed=0)
     part = kinds[0].fit(recipe.part("sacd"), context)
     assert part.training is not None
     learnt = drawn.copy()

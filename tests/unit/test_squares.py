@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawline.data.sample import GOOD, Sample
-from flawline.data.squares import Chosen, Square, Squares, cover, fingerprint
+from flawline.data.squares import Square, Squares, cover, fingerprint
 from flawline.errors import DataError
 from flawline.scoring.picture import Geometry, letterbox
 
@@ -87,7 +87,7 @@ def test_places_and_slices_are_those_of_a_list(samples: list[Sample]) -> None:
 
 def test_chosen_rows_share_what_was_read(samples: list[Sample], reads: Counter[str]) -> None:
     squares = Squares(samples, SIZE)
-    chosen, others = Chosen(squares, [4, 1, 3]), Chosen(squares, [1, 0])
+    chosen, others = squares.chosen([4, 1, 3]), squares.chosen([1, 0])
     assert (len(chosen), chosen.size) == (3, SIZE)
     assert [sample.image.stem for sample in chosen.samples] == ["4", "1", "3"]
     assert [id(square) for square in chosen] == [id(squares[row]) for row in (4, 1, 3)]

@@ -1,5 +1,6 @@
 """Pictures of a data set as the model sees them: in the model square, each read once."""
 
+import copy
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,13 @@ class Squares(Sequence[Square]):
     def __init__(self, samples: Sequence[Sample], size: int, *, keep_bytes: int = KEEP_BYTES) -> None:
         self.samples, self.size = tuple(samples), size
         self._most = keep_bytes // (3 * size * size)
-        self._kept: dict[int, Square] = {}
-        self._rows = range(len(self.samples))
+        self._kept: dict[Sample, Square] = {}
+
+    def chosen(self, rows: Iterable[int]) -> "Squares":
+        """Return some of them, in the order of `rows`; what either reads is kept for both."""
+        part = copy.copy(self)
+        part.samples = tuple(self.samples[row] for row in rows)
+        return part
 
     @overload
     def __getitem__(self, index: int) -> Square: ...
@@ -57,39 +63,19 @@ class Squares(Sequence[Square]):
     def __getitem__(self, index: int | slice) -> Square | list[Square]:
         """Return one square, or those of a slice. Raises DataError naming a file that cannot be read."""
         if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        row = self._rows[index]
-        if row in self._kept:
-            return self._kept[row]
-        square = Square.of(self.samples[row].read_image(), self.size)
-        if len(self._kept) < self._most:
-            self._kept[row] = square
-        return square
+            return [self._square(sample) for sample in self.samples[index]]
+        return self._square(self.samples[index])
 
     def __len__(self) -> int:
         return len(self.samples)
 
-
-class Chosen(Sequence[Square]):
-    """Some rows of `squares`, which read and keep them: `samples` and squares of each in the order of `rows`."""
-
-    def __init__(self, squares: Squares, rows: Sequence[int]) -> None:
-        self.squares, self.rows = squares, tuple(rows)
-        self.samples = tuple(squares.samples[row] for row in self.rows)
-        self.size = squares.size
-
-    @overload
-    def __getitem__(self, index: int) -> Square: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Square]: ...
-    def __getitem__(self, index: int | slice) -> Square | list[Square]:
-        """See Squares."""
-        if isinstance(index, slice):
-            return [self.squares[row] for row in self.rows[index]]
-        return self.squares[self.rows[index]]
-
-    def __len__(self) -> int:
-        return len(self.rows)
+    def _square(self, sample: Sample) -> Square:
+        if sample in self._kept:
+            return self._kept[sample]
+        square = Square.of(sample.read_image(), self.size)
+        if len(self._kept) < self._most:
+            self._kept[sample] = square
+        return square
 
 
 def fingerprint(squares: Iterable[Square]) -> str:

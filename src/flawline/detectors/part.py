@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from flawline.artefact.manifest import PartFacts, TensorFacts, TrainingFacts
 from flawline.data.sample import Sample, masks_of
-from flawline.data.squares import Chosen
+from flawline.data.squares import Squares
 from flawline.errors import RecipeError
 from flawline.registry import Registry
 from flawline.scoring.finding import ROLES, Finding, Role
@@ -64,7 +64,7 @@ class Context:
 
     teacher: Teacher
     maps: tuple[int, ...]
-    normals: Chosen
+    normals: Squares
     defects: tuple[Sample, ...]
     data: str
     size: int

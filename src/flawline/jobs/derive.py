@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flawline.artefact.manifest import Manifest, Origin
 from flawline.data import Dataset, Sample
-from flawline.data.squares import Chosen, Squares
+from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.line import Line
 from flawline.errors import DataError, RecipeError
@@ -74,7 +74,7 @@ def calibrate_line(
             raise DataError(msg)
         normals = dataset.train_normals
         squares = Squares(normals, fitted.settings.size)
-        found = find_all(fitted.model, Chosen(squares, range(len(normals))), "calibrating")
+        found = find_all(fitted.model, squares, "calibrating")
         return fitted.calibrated(found, false_alarm=asked, method="split")
 
     told = "calibrated for another budget" if dataset is None else f"calibrated on {dataset.name}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flawline.artefact.manifest import DataFacts
 from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample
-from flawline.data.squares import Chosen, Squares, fingerprint
+from flawline.data.squares import Squares, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
@@ -90,7 +90,7 @@ def fit(
         parts.append(kind.fit(recipe.part(kind.name), context))
     line = Line(teacher, parts).eval()
     if method == "split":
-        found = find_all(line, Chosen(squares, held_out[0].tolist()), "calibrating")
+        found = find_all(line, squares.chosen(held_out[0].tolist()), "calibrating")
     else:
         geometries = [squares[row].geometry for fold in held_out for row in fold]
         by_part = [part.cross(held_out) for part in parts]
@@ -119,12 +119,12 @@ def fit(
 
 def kept_apart(
     squares: Squares, kinds: Sequence[type[Part]], recipe: Recipe, seed: int
-) -> tuple[Chosen, Method, list[NDArray[np.int64]]]:
+) -> tuple[Squares, Method, list[NDArray[np.int64]]]:
     """Choose the normals that a line learns from, and those that calibrate it; see `plan_calibration`."""
     folds = all(kind.crossable for kind in kinds)
     method, held_out = plan_calibration(squares.samples, recipe, seed, folds=folds)
     unseen = set(held_out[0].tolist()) if method == "split" else set()
-    kept = Chosen(squares, [number for number in range(len(squares)) if number not in unseen])
+    kept = squares.chosen(number for number in range(len(squares)) if number not in unseen)
     return kept, method, held_out
 
 
@@ -152,7 +152,7 @@ def context_of(
     kind: type[Part],
     layers: Sequence[int],
     teacher: Teacher,
-    normals: Chosen,
+    normals: Squares,
     dataset: Dataset,
     recipe: Recipe,
     *,
@@ -184,7 +184,7 @@ def trainings_of(kinds: Sequence[type[Part]], recipe: Recipe) -> int:
 
 def adapt_teacher(
     teacher: Teacher,
-    normals: Chosen,
+    normals: Squares,
     recipe: Recipe,
     *,
     seed: int,
@@ -256,7 +256,7 @@ def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
             raise RecipeError(msg)
 
 
-def find_all(line: Line, squares: Chosen, description: str) -> list[Found]:
+def find_all(line: Line, squares: Squares, description: str) -> list[Found]:
     """What each part finds on each picture, without the pictures: small enough to keep for hundreds."""
     found = []
     for start in track(range(0, len(squares), BATCH), description):
