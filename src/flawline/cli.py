@@ -90,7 +90,7 @@ def build(
     positive: Positive = None,
     size: Size = None,
     teacher: Teacher = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     device: Device = "auto",
     budget: Budget = None,
     checkpoint: Checkpoint = None,
@@ -226,9 +226,11 @@ def evaluate(
     settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
     try:
         numbers = [int(part) for part in seeds.split(",")]
-    except ValueError as error:
-        msg = f"--seeds '{seeds}': give whole numbers separated by commas, for example 0,1,2"
-        raise typer.BadParameter(msg) from error
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        msg = f"--seeds '{seeds}': give whole numbers separated by commas, none below 0, for example 0,1,2"
+        raise typer.BadParameter(msg)
     runs = measure(
         detector,
         data,
@@ -253,9 +255,11 @@ def evaluate(
 @app.command()
 def serve(
     repository: Repository = DEFAULT_REPOSITORY,
-    grpc_port: Annotated[int, typer.Option(help="Port for gRPC clients.")] = 8001,
-    http_port: Annotated[int, typer.Option(help="Port for HTTP clients and health checks.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.")] = 8002,
+    grpc_port: Annotated[int, typer.Option(help="Port for gRPC clients.", min=0, max=65535)] = 8001,
+    http_port: Annotated[
+        int, typer.Option(help="Port for HTTP clients and health checks.", min=0, max=65535)
+    ] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.", min=0, max=65535)] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Run the real Triton server in the foreground until Ctrl-C."""
@@ -298,7 +302,7 @@ def synthesize(
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 32,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     recipe: Annotated[
         Path | None,
         typer.Option(help="YAML file with a synthesis and its settings."),
