@@ -12,16 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flawline.data import load_dataset
+from flawline.data import Dataset, load_dataset
+from flawline.data.squares import Squares
+from flawline.detectors.exdd.banks import BankFiller
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.coreset import covering_radius, k_center
-from flawline.detectors.exdd.fit import ExDDTrainer
 from flawline.report.evaluation import merge_rows
 from flawline.teachers import load_teacher
 
 RESULTS = Path(__file__).parent / "results" / "coreset.json"
-COUNTED = 300
-"""Choices of the plain traversal that are timed on the full set."""
+SIZE, COUNTED = 256, 300
+"""Side of the model square, and choices of the plain traversal that are timed on the full set."""
 
 
 def plain_choices(points: Tensor, first: int) -> Iterator[int]:
@@ -34,11 +35,16 @@ def plain_choices(points: Tensor, first: int) -> Iterator[int]:
         choice = int(nearest.argmax())
 
 
+def pool(dataset: Dataset) -> Tensor:
+    """Patches FP32 [N, D] of the normal pictures."""
+    filler = BankFiller(load_teacher("builtin"), ExDDConfig(), size=SIZE, seed=0)
+    return filler.normal_pool(Squares(dataset.train_normals, SIZE), keep_bytes=0).patches.float()
+
+
 def main() -> None:
     """Measure and write two rows."""
     dataset = load_dataset("surfaces:woven,normals=200,test_normals=0,test_defects=0,train_defects=0")
-    trainer = ExDDTrainer(load_teacher("builtin"), ExDDConfig(), size=256, seed=0)
-    patches = trainer.normal_pool([sample.read_image for sample in dataset.train_normals]).patches.float()
+    patches = pool(dataset)
     count = len(patches) // 10
     started = time.perf_counter()
     chosen = k_center(patches, count, seed=0)

@@ -1,34 +1,32 @@
 """An ensemble that moves what a line moves and computes nothing: the floor under every served figure."""
 
+import math
 import shutil
 from pathlib import Path
 
 from flawline.artefact.manifest import Manifest
-from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
+from flawline.repository import names
+from flawline.repository.assemble import MAX_BATCH, line_models
+from flawline.repository.model_config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
 
 LINE = "empty"
 STAGES = ("empty_first", "empty_second")
-_MAX_BATCH = 8
 _BOXES = 8
+"""Rows where the line itself answers any number."""
 
 
 def write_empty_ensemble(repository: Path, manifest: Manifest) -> None:
     """Write model `empty` and its two Python stages into `repository`.
 
     It takes IMAGE and answers the tensors of the line that `manifest` describes, in the same shapes; between the
-    stages travels a tensor as large as that line's EMBEDDING, or its DISCREPANCY if it has no banks: the largest
-    that its stages exchange.
+    stages travels a tensor as large as the largest that the line's graph gives.
     """
-    image = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
-    largest = (manifest.patches, manifest.dimensions) if manifest.patches else manifest.discrepancy
-    between = Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=largest or ())
-    verdict = (
-        Tensor(name="SCORE", dtype="TYPE_FP32", dims=(1,)),
-        Tensor(name="P_VALUE", dtype="TYPE_FP32", dims=(1,)),
-        Tensor(name="IS_DEFECT", dtype="TYPE_BOOL", dims=(1,)),
-        Tensor(name="ANOMALY_MAP", dtype="TYPE_FP32", dims=(manifest.size, manifest.size)),
-        Tensor(name="MASK", dtype="TYPE_UINT8", dims=(manifest.size, manifest.size)),
-        Tensor(name="BOXES", dtype="TYPE_FP32", dims=(_BOXES, 6)),
+    models = line_models(manifest)
+    (image,) = models[manifest.line].inputs
+    between = max(models[names.discrepancy(manifest.line)].outputs, key=lambda tensor: math.prod(tensor.dims))
+    verdict = tuple(
+        tensor.model_copy(update={"dims": tuple(_BOXES if side < 0 else side for side in tensor.dims)})
+        for tensor in models[manifest.line].outputs
     )
     first, second = STAGES
     _write(repository, _stage(first, image, (between,)))
@@ -38,14 +36,14 @@ def write_empty_ensemble(repository: Path, manifest: Manifest) -> None:
     ensemble = ModelConfig(
         name=LINE,
         platform="ensemble",
-        max_batch_size=_MAX_BATCH,
+        max_batch_size=MAX_BATCH,
         inputs=(image,),
         outputs=verdict,
         ensemble_steps=(
-            EnsembleStep(model=first, inputs={"IMAGE": "IMAGE"}, outputs={"EMBEDDING": "embedding"}),
+            EnsembleStep(model=first, inputs={image.name: image.name}, outputs={between.name: "between"}),
             EnsembleStep(
                 model=second,
-                inputs={"EMBEDDING": "embedding"},
+                inputs={between.name: "between"},
                 outputs={tensor.name: tensor.name for tensor in verdict},
             ),
         ),
@@ -57,7 +55,7 @@ def _stage(name: str, takes: Tensor, gives: tuple[Tensor, ...]) -> ModelConfig:
     return ModelConfig(
         name=name,
         backend="python",
-        max_batch_size=_MAX_BATCH,
+        max_batch_size=MAX_BATCH,
         inputs=(takes,),
         outputs=gives,
         dynamic_batching=DynamicBatching(),

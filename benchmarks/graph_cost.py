@@ -1,7 +1,8 @@
 """What each detector's graph costs beside the teacher alone: `python benchmarks/graph_cost.py`.
 
 Graphs as they are published, compiled for OpenVINO, one square of 256 pixels at a time, in turns in one process;
-the ratios are medians over the turns. What a student has learned does not change its cost: these learned nothing.
+the ratios are medians over the turns. What a student has learned does not change its cost: these learned for one
+step.
 """
 
 import os
@@ -12,94 +13,65 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import torch
 import typer
-from torch import Tensor, nn
+from torch import Tensor
 
-from flawline.detectors.ddpm_ast.config import DDPMASTConfig
-from flawline.detectors.exdd.model import ExDD, MemoryBank
+from flawline.data import load_dataset
+from flawline.detectors.export import LineGraph, export_onnx
 from flawline.detectors.line import Line
-from flawline.detectors.students.fit import STUDENTS, make_student
-from flawline.detectors.students.levels import levelled
-from flawline.jobs.fit import DETECTORS, parse_detector
-from flawline.jobs.learning import load_shared_teacher
-from flawline.recipe import Recipe
+from flawline.jobs.fit import fit
+from flawline.recipe import read_recipe
 from flawline.report.evaluation import merge_rows
-from flawline.scoring.ratio import ImageScore
-from flawline.targets.compile import compile_graph
-from flawline.targets.graph import Graph, load_graph
-from flawline.teachers import PatchFeatures, Teacher
+from flawline.targets import get_target
+from flawline.targets.target import Graph
+from flawline.teachers import Teacher
 
 RESULTS = Path(__file__).parent / "results" / "graph_cost.json"
+DATA = "surfaces:woven,normals=12,test_normals=0,test_defects=0,train_defects=0"
+DETECTORS = ("exdd", "sacd", "ddpm_ast", "sacd+exdd", "ddpm_ast+exdd")
 TEACHER = "teacher alone"
 FAR = ", head that looks far"
 SIZE = 256
+KEY = (0, 0)
 
 
-class Bare(nn.Module):
+class TeacherGraph(LineGraph):
     """A teacher and nothing else, as a graph of the same input."""
 
     def __init__(self, teacher: Teacher) -> None:
-        super().__init__()
-        self.teacher = teacher
+        super().__init__(Line(teacher, ()), KEY)
 
-    def forward(self, pictures: Tensor) -> list[Tensor]:
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of its maps."""
+        return tuple(f"MAP_{layer}" for layer in self.line.teacher.layers)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Its maps."""
-        maps: list[Tensor] = self.teacher(pictures)
-        return maps
+        return tuple(self.line.teacher(pictures))
 
 
-class Parts(nn.Module):
-    """What a line computes in its graph, without the constants that it hands on."""
-
-    def __init__(self, line: Line) -> None:
-        super().__init__()
-        self.line = line
-
-    def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Embedding and discrepancy, as far as there."""
-        return [part for part in self.line(pictures) if part is not None]
-
-
-def untrained(detector: str, recipe: Recipe) -> Line:
-    """A line of a recipe that has learned nothing."""
-    kind, has_memory = parse_detector(detector)
-    teacher, memory_maps, student_maps = load_shared_teacher(
-        recipe, student=kind is not None, memory=has_memory
+def graph_of(detector: str, *, far: bool = False) -> LineGraph:
+    """Fit a line in the shortest way."""
+    training = {"steps": 1, "pairs": 2}
+    recipe = read_recipe(
+        None,
+        size=SIZE,
+        false_alarm=0.5,
+        positive="none",
+        sacd={"training": training},
+        ddpm_ast={"training": training, "far": far},
     )
-    normals = torch.randint(0, 255, (8, SIZE, SIZE, 3), dtype=torch.uint8)
-    memory, student = None, None
-    if has_memory:
-        bank = MemoryBank(torch.rand(4, 4), 1)  # searched outside the graph
-        features = PatchFeatures(chosen=memory_maps)
-        memory = ExDD(features, bank, None, image_score=ImageScore.MAP_PEAK, positive_weight=0.0)
-    if kind in STUDENTS:
-        made = make_student(recipe.student(kind), teacher, student_maps, normals, seed=0).eval()
-
-        def maps_of(pixels: Tensor) -> list[Tensor]:
-            maps = teacher.maps(pixels)
-            return [maps[position] for position in student_maps]
-
-        student = levelled(made, teacher, maps_of, [(normals, [(SIZE, SIZE)] * len(normals))])
-    return Line(teacher, memory, student, student_maps).eval()
+    return LineGraph(fit(detector, load_dataset(DATA), recipe, seed=0, device="cpu").model, KEY)
 
 
-def compiled(module: nn.Module, folder: Path, threads: int) -> Graph:
+def compiled(graph: LineGraph, folder: Path, threads: int) -> Graph:
     """Export as `flawline build` does and load for OpenVINO."""
     folder.mkdir()
-    program = torch.onnx.export(
-        module,
-        (torch.zeros((1, SIZE, SIZE, 3), dtype=torch.uint8),),
-        dynamo=True,
-        input_names=["PICTURE"],
-        verbose=False,
-    )
-    if program is None:
-        msg = "torch.onnx.export returned no program"
-        raise RuntimeError(msg)
-    program.save(folder / "model.onnx", external_data=False)
-    compile_graph(folder, "openvino")
-    return load_graph(folder, "openvino", threads=threads)
+    export_onnx(graph, SIZE, folder / "model.onnx")
+    target = get_target("openvino")
+    target.compile(graph, folder / "model.onnx", folder)
+    return target.load(folder, threads)
 
 
 def main(
@@ -108,17 +80,14 @@ def main(
 ) -> None:
     """Time every graph in turns and keep a row each."""
     threads = len(os.sched_getaffinity(0))
-    modules = {TEACHER: Bare(load_shared_teacher(Recipe(), student=False, memory=True)[0]).eval()}
-    modules |= {detector: Parts(untrained(detector, Recipe())).eval() for detector in DETECTORS}
-    far = Recipe(ddpm_ast=DDPMASTConfig(far=True))
-    modules |= {
-        detector + FAR: Parts(untrained(detector, far)).eval()
-        for detector in DETECTORS
-        if "ddpm_ast" in detector
+    lines = {detector: graph_of(detector) for detector in DETECTORS}
+    lines |= {
+        detector + FAR: graph_of(detector, far=True) for detector in DETECTORS if "ddpm_ast" in detector
     }
+    modules = {TEACHER: TeacherGraph(lines["exdd"].line.teacher), **lines}
     picture = np.random.default_rng(0).integers(0, 255, (1, SIZE, SIZE, 3), dtype=np.uint8)
     times: dict[str, list[float]] = {name: [] for name in modules}
-    with tempfile.TemporaryDirectory(prefix="flawline-cost-") as scratch, torch.inference_mode():
+    with tempfile.TemporaryDirectory(prefix="flawline-cost-") as scratch:
         graphs = {
             name: compiled(module, Path(scratch) / str(number), threads)
             for number, (name, module) in enumerate(modules.items())

@@ -18,13 +18,13 @@ from typing import Annotated
 import typer
 
 from flawline.artefact.manifest import read
-from flawline.jobs.fit import MEMORY
 from flawline.report.evaluation import merge_rows
-from flawline.repository.names import discrepancy
-from flawline.repository.publish import live_version
+from flawline.repository.publish import live_artefact
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "parity.json"
+MEMORY = "exdd"
+"""The detector that trains nothing."""
 STUDENT_RECIPES = {
     "magnetic_tile": {"sacd": "synthetic", "ddpm_ast": "regions"},
     "kolektorsdd": {"sacd": "cracks", "ddpm_ast": "cracks"},
@@ -52,14 +52,13 @@ def main(
         subprocess.run([Path(sys.executable).with_name("flawline"), *arguments], cwd=ROOT, check=True)
         # Linux gives the largest of all children so far: the last build's figure can only be too high.
         peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e6
-        folder = ROOT / repository / discrepancy(line) / str(live_version(ROOT / repository, line))
-        manifest = read(folder)
+        manifest = read(live_artefact(ROOT / repository, line))
         rows = [
             {
                 "line": line,
                 **fact.model_dump(),
                 "target": manifest.target,
-                "teacher_fingerprint": manifest.teacher_fingerprint,
+                "teacher_fingerprint": manifest.teacher["fingerprint"],
                 "build_peak_rss_mb": round(peak_mb),
                 "command": " ".join(["flawline", *arguments]),
             }

@@ -37,10 +37,11 @@ from flawline.progress import say
 from flawline.recipe import Recipe
 from flawline.report.evaluation import merge_rows
 from flawline.repository import names
-from flawline.repository.publish import live_version
+from flawline.repository.publish import live_artefact
 from flawline.scoring.picture import Pixels, decode, letterbox
 from flawline.serving.tritonserver import TritonServer
-from flawline.targets.graph import Graph, load_graph
+from flawline.targets import get_target
+from flawline.targets.target import Graph
 from flawline_client import InspectionClient, InspectionError
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
@@ -94,7 +95,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         if line is None:
             line, repository = SAMPLE, scratch / "model_repository"
             _build_sample(dataset, repository)
-        artefact = _live_artefact(repository, line)
+        artefact = live_artefact(repository, line)
         folder = _copy_pictures(dataset, scratch / "pictures")
         contents = [path.read_bytes() for path in sorted(folder.iterdir())]
         bare = ServedLine(artefact, threads=_cores())
@@ -142,14 +143,6 @@ def _build_sample(dataset: Dataset, repository: Path) -> None:
     build("exdd", dataset, SAMPLE, repository=repository, recipe=SAMPLE_RECIPE)
 
 
-def _live_artefact(repository: Path, line: str) -> Path:
-    version = live_version(repository, line)
-    if version is None:
-        msg = f"{repository} has no line '{line}'; publish it with 'flawline build', or leave out --line"
-        raise FlawlineError(msg)
-    return repository / names.discrepancy(line) / str(version)
-
-
 def _copy_pictures(dataset: Dataset, folder: Path) -> Path:
     """Copy pictures of the test split, evenly thinned, into a folder of their own: all senders send these."""
     samples = dataset.test or dataset.samples
@@ -171,7 +164,7 @@ def _bare_cases(artefact: Path, line: ServedLine, contents: Sequence[bytes]) -> 
 
     target = line.manifest.target
     for runtime in dict.fromkeys((target, "onnxruntime")):
-        graph = load_graph(artefact, runtime, threads=_cores())
+        graph = get_target(runtime).load(artefact, _cores())
         yield Case(f"graph {runtime} at 1", "in process", runtime, 1, partial(run, graph))
     yield Case("line at 1", "in process", target, 1, inspect)
 

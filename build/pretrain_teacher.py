@@ -2,36 +2,28 @@
 
 No data and no download. The backbone is a small ResNet cut after its third stage; what it learns is one or more
 pretext tasks (`flawline.teachers.pretexts`) on pictures drawn while it trains (`flawline.teachers.generator`).
-What it leaves in DIR is a backbone folder in Hugging Face layout; a checkpoint beside it lets `--resume` go on.
-Needs torch, numpy, safetensors and transformers, and nothing else.
+What it leaves in DIR is a backbone folder in Hugging Face layout. A checkpoint beside it lets the same command go
+on where it was interrupted.
 """
 
 import argparse
 import json
 import logging
 import math
-import time
 from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import ResNetBackbone, ResNetConfig
 
 from flawline.durations import read_duration
-from flawline.errors import RecipeError
+from flawline.errors import FlawlineError, RecipeError
 from flawline.teachers.generator import Dice, Episode, draw_episode
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.pretexts import PRETEXTS, Seen
 from flawline.teachers.teacher import even_exposure
-from flawline.training.state import (
-    fill_module,
-    fill_optimiser,
-    module_tensors,
-    optimiser_tensors,
-    save_tensors,
-)
+from flawline.training import TrainingState, freeze_statistics, train
 
 log = logging.getLogger("pretrain_teacher")
 
@@ -42,7 +34,8 @@ MEAN, STD = (0.4, 0.4, 0.4), (0.25, 0.25, 0.25)
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.02, 100
 FREEZE_AT = 0.5
 """Share of training after which batch normalisation keeps its statistics, as it will in use."""
-CHECKPOINT_SECONDS = 120
+LOGGED_STEPS = 100
+"""Steps between two lines of the log, which tell their mean losses."""
 
 
 class Learner(nn.Module):
@@ -91,88 +84,73 @@ class Learner(nn.Module):
         return {name: task(seen, episode) for name, task in self.tasks.items()}
 
 
-class Checkpoint:
-    """Weights, optimiser state and progress in one safetensors file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def save(self, learner: Learner, optimiser: torch.optim.Optimizer, progress: dict[str, float]) -> None:
-        """Write all of it, atomically."""
-        tensors = module_tensors("weight", learner) | optimiser_tensors(optimiser)
-        save_tensors(self.path, tensors, {"progress": json.dumps(progress)})
-
-    def load(self, learner: Learner, optimiser: torch.optim.Optimizer) -> dict[str, float]:
-        """Fill `learner` and `optimiser`; gives the progress saved with them."""
-        with safe_open(self.path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-            progress = json.loads(file.metadata()["progress"])
-        fill_module("weight", learner, tensors)
-        fill_optimiser(optimiser, tensors)
-        return {key: float(value) for key, value in progress.items()}
-
-
-def train(
-    learner: Learner,
-    out: Path,
-    *,
-    budget: float,
-    steps: int | None,
-    seed: int,
-    resume: bool,
-    device: torch.device,
+def pretrain(
+    learner: Learner, out: Path, *, budget: float, steps: int | None, seed: int, device: torch.device
 ) -> int:
-    """Train for `steps` or, without, until `budget` seconds are spent, checkpoint included; gives the steps.
+    """Train for `steps` or, without, until `budget` seconds are spent.
 
     Steps give one result on any machine of a kind; a budget gives what can be had in that time.
+
+    Args:
+        learner: backbone and tasks, trained in place.
+        out: folder of the checkpoint; training goes on from one that is there.
+        budget: seconds to train, those before an interruption included.
+        steps: number of steps to train instead.
+        seed: seed of the textures and the pictures.
+        device: device to train on.
+
+    Returns:
+        The number of steps done.
+
+    Raises:
+        ArtefactError: the checkpoint is damaged, or of another training.
+        DataError: the loss is not finite.
+
     """
     learner.to(device).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimiser = torch.optim.AdamW(learner.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    checkpoint = Checkpoint(out / "checkpoint.safetensors")
-    progress = {"step": 0.0, "seconds": 0.0}
-    if resume and checkpoint.path.exists():
-        progress = checkpoint.load(learner, optimiser)
-        log.info(f"going on from step {progress['step']:.0f}")
-    step, spent = int(progress["step"]), progress["seconds"]
     fixed = Formulas.draw(Dice(seed, device), learner.classes) if learner.classes else None
-    mean = dict.fromkeys(learner.tasks, 0.0)
-    start = saved = time.monotonic()
-    elapsed = spent
-    while (done := step / steps if steps else elapsed / budget) < 1:
-        # The rate follows what is left, so that training ends annealed however long it takes.
-        rate = LEARNING_RATE * min(1, (step + 1) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+    recent: list[dict[str, float]] = []
+
+    def step(number: int, done: float) -> Tensor:
         if done > FREEZE_AT:
-            _freeze_normalisation(learner.backbone)
-        # A generator of its own per step: a resumed run draws what an unbroken one would have drawn.
-        dice = Dice(seed + 1 + step, device)
+            freeze_statistics(learner.backbone)
+        # A generator of its own per step: a continued run draws what an unbroken one would have drawn.
+        dice = Dice(seed + 1 + number, device)
         formula = dice.integers(LINES, high=learner.classes or 1)
         chosen = fixed.chosen(formula) if fixed is not None else Formulas.draw(dice, LINES)
         episode = draw_episode(dice, chosen, normals=NORMALS, tested=TESTED, size=SIZE, relit=learner.relit)
         parts = learner.losses(episode, formula)
-        optimiser.zero_grad(set_to_none=True)
-        torch.stack([learner.weights[name] * part for name, part in parts.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(learner.parameters(), 5.0)
-        optimiser.step()
-        step += 1
-        elapsed = spent + time.monotonic() - start
-        mean = {name: mean[name] + part.item() / 100 for name, part in parts.items()}
-        if step % 100 == 0:
-            values = "  ".join(f"{name} {value:.3f}" for name, value in mean.items())
-            log.info(f"step {step}  {done:.1%}  {elapsed / 60:.1f} min  {values}")
-            mean = dict.fromkeys(mean, 0.0)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            checkpoint.save(learner, optimiser, {"step": step, "seconds": elapsed})
-            saved = time.monotonic()
-    checkpoint.save(learner, optimiser, {"step": step, "seconds": elapsed})
-    return step
+        recent.append({name: part.item() for name, part in parts.items()})
+        return torch.stack([learner.weights[name] * part for name, part in parts.items()]).sum()
 
+    def rates(number: int, done: float) -> tuple[float]:
+        # The rate follows what is left, so that training ends annealed however long it takes.
+        return (LEARNING_RATE * min(1, (number + 1) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2,)
 
-def _freeze_normalisation(backbone: nn.Module) -> None:
-    for module in backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    def tell(done: float, _loss: float) -> None:
+        if len(recent) == LOGGED_STEPS:
+            means = {name: sum(one[name] for one in recent) / len(recent) for name in learner.tasks}
+            log.info(f"{done:.1%}  " + "  ".join(f"{name} {mean:.3f}" for name, mean in means.items()))
+            recent.clear()
+
+    identity = {
+        "widths": learner.backbone.config.hidden_sizes,
+        "pretexts": learner.weights,
+        "steps": steps,
+        "seed": seed,
+    }
+    training = train(
+        step,
+        TrainingState({"weight": learner}, optimiser, identity),
+        steps=steps,
+        rates=rates,
+        clip=(5.0,),
+        budget=None if steps else budget,
+        checkpoint=out / "checkpoint.safetensors",
+        progress=tell,
+    )
+    return training.steps
 
 
 def save_backbone(backbone: ResNetBackbone, out: Path) -> None:
@@ -225,7 +203,6 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the weights, the textures and the pictures")
     parser.add_argument("--out", type=Path, required=True, help="folder for the backbone and the checkpoint")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     parser.add_argument(
         "--pretexts", type=pretexts, default=pretexts("bank"), help="tasks and weights: bank=1,marks=0.5"
     )
@@ -233,20 +210,22 @@ def main() -> None:
         "--widths", type=int, nargs="+", default=[32, 64, 128], help="channels of the backbone's stages"
     )
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)
     learner = Learner(arguments.widths, arguments.pretexts)
-    steps = train(
-        learner,
-        arguments.out,
-        budget=arguments.budget,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        resume=arguments.resume,
-        device=device,
-    )
+    try:
+        steps = pretrain(
+            learner,
+            arguments.out,
+            budget=arguments.budget,
+            steps=arguments.steps,
+            seed=arguments.seed,
+            device=device,
+        )
+    except FlawlineError as error:
+        parser.error(str(error))
     save_backbone(learner.cpu().backbone, arguments.out)
     log.info(f"{steps} steps, {steps * LINES * (NORMALS + TESTED)} pictures")
 

@@ -16,34 +16,39 @@ from typing import Annotated, Any
 import torch
 import typer
 from ablation_tables import ABLATIONS, SCORE, all_settings
+from common import MEMORY, ROOT, real_sets, teacher_field
 from common import RESULTS as ACCURACY
-from common import ROOT, real_sets, teacher_field
 from positive_only import by_positive_bank
 
-from flawline.data import Dataset, load_dataset
-from flawline.errors import DataError, FlawlineError
-from flawline.jobs.fit import FittedLine, fit
+from flawline.data import load_dataset
+from flawline.errors import FlawlineError
+from flawline.jobs.evaluate import check_test, evaluate
+from flawline.jobs.fit import fit
 from flawline.recipe import Recipe, read_recipe
 from flawline.report.evaluation import Evaluation, merge_rows
+from flawline.synthesis.spec import with_settings
 
 RESULTS = ACCURACY.with_name("ablations.json")
 KEY = ("detector", "data", "teacher", "seed", "steps", "ddpm_steps", "settings")
 """Fields that tell one row from another; `steps` are None where nothing of that kind is trained."""
 FIGURES = ("image_auroc", "pixel_auroc", "aupro", "recall_at_budget", "false_alarm_rate")
+METHOD_SETTINGS = ("strokes", "simplex", "ddpm")
+"""First places of settings that hold wherever these methods of synthesis draw."""
 DDPM_STEPS = 2
 """Steps of a diffusion model for each step of a student."""
-BATCH = 8
 
 
 def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Recipe:
     """The default recipe with `settings`, by their places in it, and trainings of so many steps.
+
+    Settings of METHOD_SETTINGS have their place in the synthesis that the detector learns from.
 
     Raises:
         RecipeError: a setting that no recipe has, or out of its range.
 
     """
     places = {"ddpm.steps": DDPM_STEPS * steps, **settings}
-    if detector != "exdd":
+    if detector != MEMORY:
         places[f"{detector}.training.steps"] = steps
     content: dict[str, Any] = {"name": "ablation"}
     for name, value in places.items():
@@ -53,22 +58,24 @@ def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Re
             place = place.setdefault(section, {})
         if name != SCORE:
             place[field] = value
+    methods = {name: content.pop(name) for name in METHOD_SETTINGS if name in content}
+    drawing = content if detector == "exdd" else content[detector]
+    drawing["synthesis"] = with_settings(drawing.get("synthesis", "mixed"), methods)
     return read_recipe(None, **content)
 
 
 def identity(
-    detector: str, data: str, seed: int, settings: Mapping[str, object], recipe: Recipe
+    detector: str, data: str, teacher: str, seed: int, settings: Mapping[str, object], steps: int
 ) -> dict[str, object]:
     """The fields of KEY."""
-    student = None if detector == "exdd" else recipe.student(detector)
-    synthesis = student.synthesis if student else recipe.synthesis
+    synthesis = settings["synthesis" if detector == MEMORY else f"{detector}.synthesis"]
     return {
         "detector": detector,
         "data": data,
-        "teacher": teacher_field(recipe),
+        "teacher": teacher,
         "seed": seed,
-        "steps": student.training.steps if student else None,
-        "ddpm_steps": recipe.ddpm.steps if synthesis == "ddpm" else None,
+        "steps": None if detector == MEMORY else steps,
+        "ddpm_steps": DDPM_STEPS * steps if synthesis == "ddpm" else None,
         "settings": dict(settings),
     }
 
@@ -79,14 +86,8 @@ def rows_done(results: Path) -> list[dict[str, object]]:
     return [{name: row[name] for name in KEY} for row in rows]
 
 
-def figures(fitted: FittedLine, dataset: Dataset, seed: int) -> dict[str, float | None]:
-    """What the line reaches on the test split, to four places; None where the data cannot tell."""
-    evaluation = Evaluation(fitted.settings.false_alarm, seed)
-    for start in range(0, len(dataset.test), BATCH):
-        batch = dataset.test[start : start + BATCH]
-        verdicts = fitted.inspect([sample.read_image() for sample in batch])
-        for sample, verdict in zip(batch, verdicts, strict=True):
-            evaluation.add(sample, verdict)
+def figures(evaluation: Evaluation) -> dict[str, float | None]:
+    """What a line reaches on the test split, to four places; None where the data cannot tell."""
     result = evaluation.result()
     values = {name: getattr(result, name) for name in FIGURES}
     return {name: None if value is None else round(value, 4) for name, value in values.items()}
@@ -106,23 +107,21 @@ def measure_table(table: str, data: str, seed: int, steps: int, *, again: bool) 
     """
     detector = ABLATIONS[table].detector
     dataset = load_dataset(data, seed=seed)
-    if not dataset.test:
-        msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
-        raise DataError(msg)
+    check_test(dataset)
     done = [] if again else rows_done(RESULTS)
     options = ["--data", data, "--seeds", str(seed), "--steps", str(steps)]
     command = shlex.join(["python", "benchmarks/accuracy/ablations.py", table, *options])
     for name, variant in ABLATIONS[table].variants.items():
         settings = all_settings(detector, variant)
         recipe = make_recipe(detector, settings, steps)
-        row = identity(detector, dataset.name, seed, settings, recipe)
+        row = identity(detector, dataset.name, teacher_field(recipe), seed, settings, steps)
         if row in done:
             continue
         print(f"{table}: {name}, {dataset.name}, seed {seed}", flush=True)
         fitted = fit(detector, dataset, recipe, seed=seed)
         if settings.get(SCORE) == "positive":
-            fitted = by_positive_bank(fitted, dataset, recipe, seed)
-        row |= figures(fitted, dataset, seed)
+            fitted = by_positive_bank(fitted, dataset)
+        row |= figures(evaluate(fitted, dataset.test))
         row |= {"fit_seconds": round(fitted.seconds, 1), "device": device_name(), "labels_used": "none"}
         row |= {"command": command}
         merge_rows(RESULTS, [row], KEY)

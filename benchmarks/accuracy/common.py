@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "accuracy.json"
 REAL = ("magnetic_tile", "kolektorsdd")
 """Layouts with a folder of the same name below the data root."""
+MEMORY = "exdd"
+"""The detector that trains nothing."""
 HELD_OUT = ROOT / "out" / "held_out"
 """Where held_out.py writes the smaller data sets that settings are chosen by."""
 SURFACES = ("surfaces:woven", "surfaces:leather,seed=2", "surfaces:ground_steel,seed=4")
@@ -27,7 +29,7 @@ def teacher_field(recipe: Recipe) -> str:
     A relative folder lies below the repository root. Raises ArtefactError when it cannot be loaded.
     """
     with chdir(ROOT):
-        return f"{recipe.teacher}@{load_teacher(recipe.teacher, layers=recipe.layers).fingerprint[:8]}"
+        return f"{recipe.teacher}@{load_teacher(recipe.teacher).fingerprint[:8]}"
 
 
 def rows_done(results: Path) -> set[tuple[str, str]]:

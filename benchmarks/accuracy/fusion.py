@@ -6,27 +6,21 @@ With `--recipe` students, banks and square are those of a recipe, for a rule of 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
-import numpy as np
 import typer
-from common import ROOT
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+from common import MEMORY, ROOT
 
-from flawline.data import load_dataset
-from flawline.data.squares import Square
-from flawline.detectors.sacd.config import SACDConfig
-from flawline.detectors.students.training import TrainingConfig
-from flawline.jobs.fit import FittedLine, fit
-from flawline.recipe import Recipe, read_recipe
-from flawline.report.evaluation import merge_rows
-from flawline.report.metrics import PixelCurves, to_picture
-from flawline.scoring.fusion import Evidence, fuse
-from flawline.scoring.picture import Geometry
+from flawline.data import Dataset, Sample, load_dataset
+from flawline.data.squares import Squares
+from flawline.detectors.fitted import FittedLine, Found
+from flawline.detectors.students.config import StudentConfig
+from flawline.jobs.fit import find_all, fit
+from flawline.recipe import read_recipe
+from flawline.report.evaluation import Evaluation, merge_rows
 from flawline.scoring.settings import Fusion, LineSettings
+from flawline.scoring.verdict import judge
 
 RESULTS = ROOT / "benchmarks" / "results" / "fusion.json"
 SMALL = "normals=60,test_normals=30,test_defects=30,train_defects=0"
@@ -42,43 +36,39 @@ LINES = tuple(
 WEIGHTS = (0.25, 0.5, 0.75)
 OWN_WEIGHTS = (*WEIGHTS, 0.9)
 """Tried for a recipe of its own."""
-
-Seen = tuple[Evidence, Geometry, bool, NDArray[np.bool_]]
+FIGURES = ("image_auroc", "pixel_auroc", "aupro")
 
 
 def rules(settings: LineSettings, weights: Sequence[float]) -> Iterator[tuple[str, LineSettings]]:
-    """Name and settings of everything that is compared."""
+    """Name and settings of everything that is compared; `weights` are those of the student."""
     for fusion in (Fusion.MEAN, Fusion.PRODUCT):
         for weight in (0.0, *weights, 1.0) if fusion is Fusion.MEAN else weights:
             alone = {0.0: "banks alone", 1.0: "student alone"}.get(weight)
             name = alone or f"{fusion.name.lower()} {weight:g}"
-            yield name, replace(settings, fusion=fusion, fusion_weight=weight, map_weight=weight)
-    yield "max", replace(settings, fusion=Fusion.MAX)
+            parts = tuple(
+                part.model_copy(update={"weight": 1 - weight if part.name == MEMORY else weight})
+                for part in settings.parts
+            )
+            yield name, settings.model_copy(update={"fusion": fusion, "parts": parts})
+    yield "max", settings.model_copy(update={"fusion": Fusion.MAX})
 
 
-def observe(fitted: FittedLine, line: str) -> list[Seen]:
-    """What both parts find on each test picture, whether it is defective, and its mask, BOOL [H, W]."""
-    seen = []
-    for sample in load_dataset(line).test:
-        picture = sample.read_image()
-        square = Square.of(picture, fitted.settings.size)
-        mask = sample.read_mask(*picture.shape[:2])
-        seen.append((fitted.model.score([square])[0], square.geometry, sample.is_defect, mask))
-    return seen
+def find(fitted: FittedLine, dataset: Dataset) -> list[Found]:
+    """What both parts find on each test picture."""
+    squares = Squares(dataset.test, fitted.settings.size)
+    return find_all(fitted.model, squares, "scoring")
 
 
-def figures(seen: list[Seen], settings: LineSettings) -> dict[str, float | None]:
-    """Image and pixel AUROC and AUPRO of one rule."""
-    curves, scores = PixelCurves(), []
-    for evidence, geometry, _, mask in seen:
-        full, score = fuse(evidence, geometry, settings)
-        curves.add(to_picture(full, geometry), mask)
-        scores.append(score)
-    values = {
-        "image_auroc": float(roc_auc_score([bad for *_, bad, _ in seen], scores)),
-        "pixel_auroc": curves.auroc(),
-        "aupro": curves.aupro(),
-    }
+def figures(
+    fitted: FittedLine, found: Sequence[Found], samples: Sequence[Sample], settings: LineSettings
+) -> dict[str, float | None]:
+    """Image and pixel AUROC and AUPRO of one rule, none of which asks for a threshold."""
+    evaluation = Evaluation(settings.false_alarm, fitted.seed)
+    plain = settings.model_copy(update={"pixel_threshold": 1.0})
+    for each, sample in zip(found, samples, strict=True):
+        evaluation.add(sample, judge(*each, plain, fitted.calibration.scores))
+    result = evaluation.result()
+    values = {name: getattr(result, name) for name in FIGURES}
     return {name: None if value is None else round(value, 4) for name, value in values.items()}
 
 
@@ -94,21 +84,23 @@ def main(
     json_file: Annotated[Path, typer.Option("--json")] = RESULTS,
 ) -> None:
     """Fit the pair once a line, score its test pictures by every rule, keep a row a line and rule."""
-    training = TrainingConfig(steps=steps)
-    recipe = Recipe(positive="synthetic", size=size, sacd=SACDConfig(training=training))
-    recipe = recipe.model_copy(update={"ddpm_ast": replace(recipe.ddpm_ast, training=training)})
-    options, own = f"--steps {steps} --size {size}", {}
-    if recipe_file is not None:
+    (student,) = set(detector.split("+")) - {MEMORY}
+    if recipe_file is None:
+        section = {"training": {"steps": steps}}
+        recipe = read_recipe(None, positive="synthetic", size=size, **{student: section})
+        options, own = f"--steps {steps} --size {size}", {}
+    else:
         recipe = read_recipe(recipe_file)
         options, own = f"--recipe {recipe_file}", {"recipe": recipe.name}
-        steps, size = recipe.student(detector.partition("+")[0]).training.steps, recipe.size
+        steps, size = cast(StudentConfig, recipe.part(student)).training.steps, recipe.size
     for line in lines or LINES:
-        fitted = fit(detector, load_dataset(line), recipe, seed=0)
-        seen = observe(fitted, line)
+        dataset = load_dataset(line)
+        fitted = fit(detector, dataset, recipe, seed=0)
+        found = find(fitted, dataset)
         command = f"python benchmarks/accuracy/fusion.py '{line}' --detector {detector} {options}"
         rows = [
             {"detector": detector, "line": line, **own, "rule": name, "steps": steps, "size": size}
-            | figures(seen, settings)
+            | figures(fitted, found, dataset.test, settings)
             | {"command": command}
             for name, settings in rules(fitted.settings, OWN_WEIGHTS if own else WEIGHTS)
         ]

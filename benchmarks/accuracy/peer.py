@@ -18,20 +18,22 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
-from common import RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
+from common import MEMORY, RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
 from numpy.typing import NDArray
 from peer_job import Answer, Job, JobFacts, read_answer, write
 
 from flawline.data import Dataset, Sample, load_dataset
-from flawline.data.squares import Square
-from flawline.errors import DataError
+from flawline.data.squares import Squares
+from flawline.detectors.fitted import Found, learn_rules
+from flawline.jobs.evaluate import check_test
 from flawline.jobs.fit import plan_calibration
 from flawline.progress import say, track
 from flawline.recipe import Recipe, read_recipe
 from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows
-from flawline.scoring.calibration import calibrate
+from flawline.scoring.finding import Finding
 from flawline.scoring.picture import Geometry
-from flawline.scoring.verdict import Verdict, p_value
+from flawline.scoring.settings import LineSettings, PartSettings
+from flawline.scoring.verdict import judge
 from flawline.teachers import load_teacher
 
 HERE = Path(__file__).parent
@@ -71,13 +73,12 @@ def make_job(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Job, list[Geo
         DataError: no test pictures, too few different items, or an unreadable picture.
 
     """
-    if not dataset.test:
-        msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
-        raise DataError(msg)
+    check_test(dataset)
     method, held_out = plan_calibration(dataset.train_normals, recipe, seed)
+    layers = recipe.part(MEMORY).layers
     facts = JobFacts(
         teacher=recipe.teacher,
-        layers=None if recipe.layers is None else list(recipe.layers),
+        layers=None if layers is None else list(layers),
         even_exposure=recipe.even_exposure,
         neighbours=NEIGHBOURS,
         coreset_ratio=CORESET_RATIO,
@@ -94,7 +95,7 @@ def make_job(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Job, list[Geo
 
 def _grid(recipe: Recipe) -> tuple[int, int]:
     """Rows and columns of the teacher's finest layer, on which patches are counted."""
-    teacher = load_teacher(recipe.teacher, layers=recipe.layers)
+    teacher = load_teacher(recipe.teacher, layers=recipe.part(MEMORY).layers)
     finest = teacher(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8))[0]
     return finest.shape[2], finest.shape[3]
 
@@ -102,7 +103,7 @@ def _grid(recipe: Recipe) -> tuple[int, int]:
 def _squares(
     samples: Sequence[Sample], size: int, grid: tuple[int, int], what: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_], list[Geometry]]:
-    squares = [Square.of(sample.read_image(), size) for sample in track(samples, what)]
+    squares = list(track(Squares(samples, size, keep_bytes=0), what))
     inside = np.stack([square.geometry.patch_mask(*grid) for square in squares])
     return np.stack([square.pixels for square in squares]), inside, [square.geometry for square in squares]
 
@@ -143,38 +144,33 @@ def evaluate(
         DataError: a score is not finite, or a picture or mask cannot be read.
 
     """
-    rows = [row for part in job.facts.held_out for row in part]
-    maps = [_cut(each, train_places[row]) for each, row in zip(answer.calibration_maps, rows, strict=True)]
-    calibration = calibrate(
-        answer.calibration_scores,
-        np.array([each.max() for each in maps], dtype=np.float32),
+    settings = LineSettings(
+        size=recipe.size,
+        false_alarm=recipe.false_alarm,
+        pixel_threshold=1.0,
+        min_area=recipe.min_area,
+        parts=(PartSettings(name="patchcore", gives=("map", "score"), sigma=0.0),),  # its maps are smooth
+    )
+    places = [train_places[row] for part in job.facts.held_out for row in part]
+    rules = learn_rules(
+        settings,
+        _found(answer.calibration_scores, answer.calibration_maps, places),
         false_alarm=recipe.false_alarm,
         method="k-fold" if job.facts.fit_again else "split",
     )
-    evaluation = Evaluation(calibration.false_alarm, job.facts.seed)
-    judged = zip(dataset.test, answer.test_scores, answer.test_maps, test_places, strict=True)
-    for sample, score, scores, geometry in judged:
-        anomaly_map = _cut(scores, geometry) / np.float32(calibration.pixel_threshold)
-        chance = p_value(float(score), calibration.scores)
-        verdict = Verdict(
-            score=float(score),
-            p_value=chance,
-            is_defect=bool(np.float32(chance) <= np.float32(calibration.false_alarm)),
-            anomaly_map=anomaly_map,
-            mask=(anomaly_map >= 1.0).astype(np.uint8),
-            boxes=np.full((1, 6), -1.0, dtype=np.float32),
-            geometry=geometry,
-        )
-        evaluation.add(sample, verdict)
+    evaluation = Evaluation(rules.settings.false_alarm, job.facts.seed)
+    found = _found(answer.test_scores, answer.test_maps, test_places)
+    for sample, each in zip(dataset.test, found, strict=True):
+        evaluation.add(sample, judge(*each, rules.settings, rules.calibration.scores))
     return evaluation
 
 
-def _cut(scores: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
-    """A copy of a map [S, S] that is zero on the filling."""
-    inner = np.zeros_like(scores)
-    window = np.s_[: geometry.inner_height, : geometry.inner_width]
-    inner[window] = scores[window]
-    return inner
+def _found(scores: NDArray[np.float32], maps: NDArray[np.float32], places: Sequence[Geometry]) -> list[Found]:
+    """What anomalib says of pictures, as findings of one part."""
+    return [
+        ([Finding(map=each, score=float(score))], place)
+        for score, each, place in zip(scores, maps, places, strict=True)
+    ]
 
 
 def make_row(

@@ -13,7 +13,7 @@ from common import ROOT
 from safetensors.torch import save_file
 from transformers import ResNetBackbone, ResNetConfig
 
-from flawline.teachers.teacher import BUILTIN
+from flawline.teachers.transformers_models import BUILTIN_FOLDER
 
 FOLDER = Path("out/teachers")
 """Below the repository root; relative, so that the commands of rows repeat elsewhere."""
@@ -37,10 +37,10 @@ def write_random_teacher(seed: int, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "preprocessor_config.json"):
-        shutil.copyfile(BUILTIN / name, folder / name)
+        shutil.copyfile(BUILTIN_FOLDER / name, folder / name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        weights = ResNetBackbone(ResNetConfig.from_pretrained(BUILTIN)).float().state_dict()
+        weights = ResNetBackbone(ResNetConfig.from_pretrained(BUILTIN_FOLDER)).float().state_dict()
     halved = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     save_file(halved, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from common import RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
+from common import MEMORY, RESULTS, ROOT, SURFACES, real_sets, rows_done, teacher_field
 from random_teacher import teacher_folder, write_random_teacher
 
-from flawline.jobs.fit import MEMORY
 from flawline.recipe import read_recipe
 
 RECIPES = ("patchcore", "adapted", "adapted_long", "synthetic", "exdd", "exdd_paper", "exdd_faithful")

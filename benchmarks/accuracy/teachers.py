@@ -16,13 +16,16 @@ import typer
 from sklearn.metrics import roc_auc_score
 
 from flawline.data import Dataset, load_dataset
-from flawline.data.squares import Square
-from flawline.detectors.exdd.model import MemoryBank, embed
+from flawline.data.squares import Squares
+from flawline.detectors.exdd.banks import BATCH, BankFiller
+from flawline.detectors.exdd.config import ExDDConfig
+from flawline.detectors.exdd.model import MemoryBank
+from flawline.detectors.exdd.part import ExDDPart
+from flawline.detectors.line import Line
 from flawline.files import write_atomically
-from flawline.scoring.fusion import smooth
-from flawline.scoring.ratio import ImageScore, ratio_map
-from flawline.scoring.settings import LineSettings
-from flawline.teachers import PatchFeatures, Teacher, load_teacher
+from flawline.jobs.fit import find_all, positions
+from flawline.scoring.fusion import observe
+from flawline.teachers import Teacher, load_teacher
 from flawline.teachers.adapt import AdaptConfig, adapt
 
 RESULTS = Path(__file__).parents[1] / "results" / "teachers.json"
@@ -33,39 +36,31 @@ LINES = tuple(
     for family in FAMILIES
 )
 SIZE, BANK = 256, 4000
-SETTINGS = LineSettings(
-    size=SIZE,
-    false_alarm=0.01,
-    pixel_threshold=1.0,
-    sigma=4.0,
-    min_area=16,
-    image_score=ImageScore.MAP_PEAK,
-    has_positive=False,
-    positive_weight=0.0,
-    eight_bit_map=False,
-)
+
+
+def quick_part(teacher: Teacher, normals: Squares) -> ExDDPart:
+    """`exdd` with a bank of BANK patches of normal pictures, drawn by chance."""
+    filler = BankFiller(teacher, ExDDConfig(), size=SIZE, seed=0)
+    parts = [filler.embed(normals[start : start + BATCH]) for start in range(0, len(normals), BATCH)]
+    patches = torch.cat(parts).flatten(0, 2)
+    chosen = np.random.default_rng(0).choice(len(patches), BANK, replace=False)
+    bank = MemoryBank.of(patches[torch.from_numpy(chosen)], filler.config.neighbours)
+    return ExDDPart(filler.config, positions(ExDDPart, teacher.layers, teacher), bank, None, {})
 
 
 def quick_score(teacher: Teacher, dataset: Dataset, adapted: AdaptConfig) -> dict[str, float]:
     """Image and pixel AUROC of a normal bank of randomly chosen patches, on the test pictures of `dataset`."""
-    features = PatchFeatures()
-    squares = [Square.of(sample.read_image(), SIZE) for sample in dataset.train_normals]
+    squares = Squares(dataset.train_normals, SIZE)
     items = [sample.group for sample in dataset.train_normals]
     teacher, _ = adapt(teacher, [square.pixels for square in squares], items, adapted, seed=0)
-    parts = [embed(teacher, features, squares[i : i + 8]) for i in range(0, len(squares), 8)]
-    patches = torch.cat(parts).flatten(0, 1)
-    chosen = np.random.default_rng(0).choice(len(patches), BANK, replace=False)
-    bank = MemoryBank(patches[torch.from_numpy(chosen)], 2)
+    line = Line(teacher, [quick_part(teacher, squares)])
+    tested = Squares(dataset.test, SIZE)
     scores, labels, pixels, truths = [], [], [], []
-    for sample in dataset.test:
-        square = Square.of(sample.read_image(), SIZE)
-        embedded = embed(teacher, features, [square])[0]
-        side = int(np.sqrt(len(embedded)))
-        valid = square.geometry.patch_mask(side, side)
-        patch_map, score = ratio_map(bank.ask(embedded), None, valid, SETTINGS.image_score, 0.0)
-        scores.append(score)
+    for sample, (findings, geometry) in zip(dataset.test, find_all(line, tested, "scoring"), strict=True):
+        seen = observe(findings[0], geometry, line.parts[0].settings())
+        scores.append(seen.score)
         labels.append(sample.mask is not None)
-        pixels.append(smooth(patch_map, square.geometry, SETTINGS.sigma)[::2, ::2].ravel())
+        pixels.append(np.asarray(seen.map)[::2, ::2].ravel())
         truths.append(sample.read_mask(SIZE, SIZE)[::2, ::2].ravel())
     return {
         "image_auroc": float(roc_auc_score(labels, scores)),

@@ -15,6 +15,7 @@ from rich.table import Table
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
 from flawline.progress import say
+from flawline.targets import TARGETS
 from flawline_client.cli import inspect_command
 
 app = typer.Typer(
@@ -25,7 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Detector = Annotated[str, typer.Argument(help="exdd, sacd, ddpm_ast, sacd+exdd or ddpm_ast+exdd.")]
+Detector = Annotated[
+    str, typer.Argument(help="exdd, sacd or ddpm_ast, or several joined by +, such as ddpm_ast+exdd.")
+]
 Data = Annotated[
     str, typer.Option(help="LAYOUT:PATH, for example magnetic_tile:data/magnetic_tile, or surfaces.")
 ]
@@ -53,7 +56,11 @@ Size = Annotated[
 ]
 Teacher = Annotated[
     str | None,
-    typer.Option(help="builtin, hf:<name> or a folder.  [default: builtin]", show_default=False),
+    typer.Option(
+        help="builtin, efficientnet_lite0, hf:<name>, a folder, or a source of another package.  "
+        "[default: builtin]",
+        show_default=False,
+    ),
 ]
 Budget = Annotated[
     str | None,
@@ -76,14 +83,14 @@ def build(
     line: Line,
     repository: Repository = DEFAULT_REPOSITORY,
     target: Annotated[
-        str, typer.Option(help="How the graph is compiled: openvino or onnxruntime.")
+        str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")
     ] = "openvino",
     recipe: RecipeFile = None,
     false_alarm: FalseAlarm = None,
     positive: Positive = None,
     size: Size = None,
     teacher: Teacher = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     device: Device = "auto",
     budget: Budget = None,
     checkpoint: Checkpoint = None,
@@ -95,7 +102,7 @@ def build(
     """Train, calibrate, compile, check parity, and publish a new version of a line."""
     from flawline.data import load_dataset
     from flawline.jobs.build import build as build_line
-    from flawline.jobs.build import write_build_report
+    from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
 
     settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
@@ -112,24 +119,86 @@ def build(
         checkpoint=checkpoint,
         fused=fused,
     )
-    manifest = built.manifest
-    table = Table("path", "pictures", "largest score difference", "rank correlation", "decisions flipped")
+    _show_released(built.manifest, repository)
+    if report is not None:
+        write_build_report(report, built)
+        say(f"Report: {report}")
+
+
+def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - Manifest, see above
+    """Print how the served line compares with the trained one, and what was published."""
+    table = Table(
+        "path",
+        "pictures",
+        "largest score difference",
+        "rank correlation",
+        "largest map difference",
+        "decisions flipped",
+    )
     for fact in manifest.parity:
         table.add_row(
             fact.path,
             str(fact.pictures),
             f"{fact.max_score_difference:.1e}",
             f"{fact.rank_correlation:.6f}",
+            "-" if fact.max_map_difference is None else f"{fact.max_map_difference:.1e}",
             str(fact.decisions_flipped),
         )
     Console().print(table)
     say(f"Promise: {manifest.calibration.promise}.")
     say(
-        f"Published line '{line}' version {manifest.version} in {repository}; serve it with 'flawline serve'."
+        f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
+        "serve it with 'flawline serve'."
     )
-    if report is not None:
-        write_build_report(report, built)
-        say(f"Report: {report}")
+
+
+@app.command("compile")
+def compile_graph(
+    line: Line,
+    target: Annotated[str, typer.Option(help=f"How the graph is compiled: {' or '.join(TARGETS.names())}.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="LAYOUT:PATH of pictures to prove the new version on.  [default: those the line keeps]",
+            show_default=False,
+        ),
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Compile a published line for another target, on this machine, as a new version; nothing is trained."""
+    from flawline.data import load_dataset
+    from flawline.jobs.derive import compile_line
+
+    pictures = None if data is None else load_dataset(data)
+    _show_released(compile_line(repository, line, target, dataset=pictures).manifest, repository)
+
+
+@app.command()
+def calibrate(
+    line: Line,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="LAYOUT:PATH of good pictures that the line has not seen.  [default: those that calibrated it]",
+            show_default=False,
+        ),
+    ] = None,
+    false_alarm: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of good pictures that may be called defective.  [default: as before]",
+            show_default=False,
+        ),
+    ] = None,
+    repository: Repository = DEFAULT_REPOSITORY,
+) -> None:
+    """Calibrate a published line on new good pictures or for another budget, as a new version."""
+    from flawline.data import load_dataset
+    from flawline.jobs.derive import calibrate_line
+
+    pictures = None if data is None else load_dataset(data)
+    built = calibrate_line(repository, line, dataset=pictures, false_alarm=false_alarm)
+    _show_released(built.manifest, repository)
 
 
 @app.command()
@@ -157,9 +226,11 @@ def evaluate(
     settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
     try:
         numbers = [int(part) for part in seeds.split(",")]
-    except ValueError as error:
-        msg = f"--seeds '{seeds}': give whole numbers separated by commas, for example 0,1,2"
-        raise typer.BadParameter(msg) from error
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 0:
+        msg = f"--seeds '{seeds}': give whole numbers separated by commas, none below 0, for example 0,1,2"
+        raise typer.BadParameter(msg)
     runs = measure(
         detector,
         data,
@@ -184,9 +255,11 @@ def evaluate(
 @app.command()
 def serve(
     repository: Repository = DEFAULT_REPOSITORY,
-    grpc_port: Annotated[int, typer.Option(help="Port for gRPC clients.")] = 8001,
-    http_port: Annotated[int, typer.Option(help="Port for HTTP clients and health checks.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.")] = 8002,
+    grpc_port: Annotated[int, typer.Option(help="Port for gRPC clients.", min=0, max=65535)] = 8001,
+    http_port: Annotated[
+        int, typer.Option(help="Port for HTTP clients and health checks.", min=0, max=65535)
+    ] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.", min=0, max=65535)] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
 ) -> None:
     """Run the real Triton server in the foreground until Ctrl-C."""
@@ -215,16 +288,24 @@ def synthesize(
         str | None,
         typer.Option(
             help="mixed, cutpaste, perlin, strokes, gaussian, simplex, planted, ddpm (trains a small diffusion "
-            "model on the line first) or latent_diffusion (needs a pretrained model); of several others, "
-            "with + between them, each as often.  [default: the recipe's, or mixed]",
+            "model on the line first) or latent_diffusion (needs a pretrained model); of several, with + between "
+            "them, each as often, on whole pictures.  [default: the recipe's, or mixed]",
+            show_default=False,
+        ),
+    ] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option(
+            help="Show the very defects that this detector learns from with the recipe, in the scale of its "
+            "training.  [default: the recipe's detector]",
             show_default=False,
         ),
     ] = None,
     count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 32,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     recipe: Annotated[
         Path | None,
-        typer.Option(help="YAML file with settings of ddpm, latent_diffusion, simplex and strokes."),
+        typer.Option(help="YAML file with a synthesis and its settings."),
     ] = None,
     budget: Annotated[
         str | None,
@@ -237,26 +318,28 @@ def synthesize(
 ) -> None:
     """Make defect pictures with masks from a line's normal pictures, and a contact sheet.
 
-    What ddpm trains is kept in OUT/ddpm: the same command goes on where it was interrupted.
+    What a method trains is kept in OUT: the same command goes on where it was interrupted.
     """
     from flawline.data import load_dataset
     from flawline.jobs.fit import pick_device
+    from flawline.jobs.preview import preview
     from flawline.recipe import read_recipe
-    from flawline.synthesis.line import synthesize_line
+    from flawline.synthesis.synthesize import synthesize_line
 
+    if method is not None and detector is not None:
+        msg = (
+            "give --method for whole pictures by that method, or --detector for what it learns from, not both"
+        )
+        raise typer.BadParameter(msg)
     settings = read_recipe(recipe, synthesis=method)
+    shown = detector or (settings.detector if method is None else None)
+    dataset, time = load_dataset(data, seed=seed), read_duration(budget)
+    if shown is not None:
+        preview(shown, dataset, settings, count, out, seed=seed, device=device, budget=time)
+        say(f"Wrote {count} pictures that {shown} learns from, and {out / 'contact_sheet.png'}")
+        return
     synthesize_line(
-        load_dataset(data, seed=seed),
-        settings.synthesis,
-        count,
-        out,
-        seed,
-        ddpm=settings.ddpm,
-        latent_diffusion=settings.latent_diffusion,
-        simplex=settings.simplex,
-        strokes=settings.strokes,
-        device=str(pick_device(device)),
-        budget=read_duration(budget),
+        dataset, settings.synthesis, count, out, seed, device=str(pick_device(device)), budget=time
     )
     say(f"Wrote {count} pictures and {out / 'contact_sheet.png'}")
 
@@ -300,6 +383,7 @@ def _line_facts(status: Any) -> dict[str, Any]:  # noqa: ANN401 - LineStatus, im
         "detector": manifest and manifest.detector,
         "target": manifest and manifest.target,
         "image_auroc": manifest and manifest.metrics and manifest.metrics["image_auroc"],
+        "origin": manifest and manifest.origin and manifest.origin.change,
         "created": manifest and manifest.created,
         "problem": status.problem,
     }

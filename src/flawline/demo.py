@@ -9,11 +9,10 @@ import tritonclient.grpc as grpcclient
 import typer
 
 from flawline.data import Sample, load_dataset
-from flawline.detectors.ddpm_ast.config import DDPMASTConfig
-from flawline.detectors.students.training import TrainingConfig
 from flawline.errors import FlawlineError
 from flawline.files import write_atomically
-from flawline.jobs.build import build, write_build_report
+from flawline.jobs.build import build
+from flawline.jobs.release import write_build_report
 from flawline.progress import say, track
 from flawline.recipe import Recipe
 from flawline.report.gallery import PictureRow
@@ -23,7 +22,7 @@ from flawline_client.overlay import save_overlay
 
 LINE = "demo"
 DETECTOR = "ddpm_ast+exdd"
-RECIPE = Recipe(name="demo", ddpm_ast=DDPMASTConfig(training=TrainingConfig(steps=250)))
+RECIPE = Recipe.model_validate({"name": "demo", "ddpm_ast": {"training": {"steps": 250}}})
 """A student of a minute or two; its own default is four times as long."""
 OVERLAYS = 12
 

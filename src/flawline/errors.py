@@ -1,5 +1,7 @@
 """The errors a user meets: one sentence that names the thing and the cure."""
 
+from pydantic import ValidationError
+
 
 class FlawlineError(Exception):
     """Anything a user can mend. The command line prints its text alone and leaves with status 2."""
@@ -23,3 +25,10 @@ class RecipeError(FlawlineError):
 
 class ServerError(FlawlineError):
     """A tritonserver that cannot be found, started or reached."""
+
+
+def first_fault(error: ValidationError, *above: str) -> str:
+    """Say in one line where the first fault of a validation lies and what it is; `above` leads to what was read."""
+    first = error.errors()[0]
+    place = ".".join(map(str, (*above, *first["loc"])))
+    return ": ".join(filter(None, (place, first["msg"].removeprefix("Value error, "))))

@@ -1,87 +1,113 @@
 """A recipe: every setting of a build, typed, with defaults that work; read from YAML."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
-from flawline.detectors.ddpm_ast.config import DDPMASTConfig
-from flawline.detectors.exdd.config import ExDDConfig
-from flawline.detectors.sacd.config import SACDConfig
-from flawline.detectors.students.fit import StudentConfig
-from flawline.errors import RecipeError
+from flawline.detectors.part import PARTS, PartConfig
+from flawline.errors import RecipeError, first_fault
 from flawline.scoring.picture import SIZES
-from flawline.synthesis.configs import DDPMConfig, LatentDiffusionConfig, SimplexConfig, StrokesConfig
+from flawline.scoring.settings import Fusion
+from flawline.synthesis.mixed import MixedConfig
+from flawline.synthesis.spec import Synthesis, with_settings
 from flawline.teachers.adapt import AdaptConfig
 
-PositiveSource = Literal["auto", "labelled", "synthetic", "none"]
+SHORT = {
+    "positive": (("exdd", "positive"),),
+    "synthetic_count": (("exdd", "synthetic_count"),),
+    "sigma": (("exdd", "sigma"),),
+    "layers": (("exdd", "layers"),),
+    "student_layers": (("sacd", "layers"), ("ddpm_ast", "layers")),
+}
+"""Settings of detectors that may also stand at the top of a recipe, and the sections that they are read into."""
+METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
+"""Sections of older recipes that hold the settings of a method of synthesis."""
 
 
 class Recipe(BaseModel):
     """Settings of a build or evaluation.
 
     Attributes:
-        name: printed beside results.
-        teacher: `builtin`, `hf:<name>` or a local folder.
-        layers: stages of the teacher to use, from 1; null takes the teacher's default.
-        even_exposure: bring each picture to one brightness and contrast first, for lines whose light varies.
+        name: name of the recipe, printed beside results.
+        detector: detector that the recipe was made for; `flawline synthesize` shows what it learns from.
+        teacher: `builtin`, `hf:<name>`, a local folder, or `<source>:<name>` of another package.
+        even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
+            varies.
         adapt: settings of the teacher's adaptation to the line.
         size: side of the model square in pixels, one of flawline.scoring.picture.SIZES.
-        sigma: standard deviation in pixels of the Gaussian that smooths the map.
-        min_area: regions of fewer pixels of the model square get no box.
+        min_area: fewest pixels of the model square of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
-        folds: folds of cross-conformal calibration, used when normals are few.
-        positive: where the positive bank comes from: 'labelled' defect pictures of the training split,
-            'synthetic' defects, 'none', or 'auto': labelled if there are any, else synthetic.
-        synthesis: method that makes synthetic defects.
-        synthetic_count: how many of them.
-        simplex: settings of that method of synthesis.
-        strokes: settings of that method of synthesis, alone and within `mixed`.
-        ddpm: settings of that method of synthesis.
-        latent_diffusion: settings of that method of synthesis.
-        parity_pictures: at most this many pictures are compared between eager and served, evenly spread over
-            the test split.
-        exdd: settings of that detector.
-        student_layers: stages of the teacher that a student compares, from 1; null takes those at one and
-            two quarters of the depth.
-        sacd, ddpm_ast: settings of those detectors.
-        fusion: how the pictures and maps of a pair of detectors become one; see flawline.scoring.settings.Fusion.
-        fusion_weight, map_weight: of the student's share there, 0 to 1, for scores and for maps.
+        folds: number of folds of cross-conformal calibration, used when normals are few.
+        synthesis: method that makes synthetic defects, for every detector that names none of its own: a name,
+            several joined by `+`, or a mapping with `method` and its settings.
+        fusion: rule that joins several detectors; see flawline.scoring.settings.Fusion.
+        parity_pictures: most pictures on which eager and served are compared, evenly spread over the test split.
+        parts: settings of detectors by name; in a file each is a section of that name.
 
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = "default"
+    detector: str | None = None
     teacher: str = "builtin"
-    layers: tuple[int, ...] | None = None
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
-    sigma: float = Field(4.0, ge=0)
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
     folds: int = Field(5, ge=2)
-    positive: PositiveSource = "auto"
-    synthesis: str = "mixed"
-    synthetic_count: int = Field(100, ge=1)
+    synthesis: Synthesis = MixedConfig()
+    fusion: Fusion = Fusion.PRODUCT
     parity_pictures: int = Field(1000, ge=2)
-    simplex: SimplexConfig = SimplexConfig()
-    strokes: StrokesConfig = StrokesConfig()
-    ddpm: DDPMConfig = DDPMConfig()
-    latent_diffusion: LatentDiffusionConfig = LatentDiffusionConfig()
-    exdd: ExDDConfig = ExDDConfig()
-    student_layers: tuple[int, ...] | None = None
-    sacd: SACDConfig = SACDConfig()
-    ddpm_ast: DDPMASTConfig = DDPMASTConfig()
-    fusion: Literal["mean", "product", "max"] = "product"
-    fusion_weight: float = Field(0.25, ge=0, le=1)
-    map_weight: float = Field(0.25, ge=0, le=1)
+    parts: dict[str, PartConfig] = {}
 
-    def student(self, kind: str) -> StudentConfig:
-        """Settings of a detector that trains a student, `sacd` or `ddpm_ast`."""
-        return self.sacd if kind == "sacd" else self.ddpm_ast
+    def part(self, name: str) -> PartConfig:
+        """Settings of a detector, its defaults where the recipe has no section for it."""
+        return self.parts[name] if name in self.parts else PARTS.get(name).Config()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sections(cls, content: Any) -> Any:  # noqa: ANN401 - whatever was read
+        """Read the section of each detector by that detector's own settings."""
+        if not isinstance(content, dict):
+            return content
+        rest = _spelt_out(_of_methods(content))
+        parts = _section(rest, "parts")
+        rest.pop("parts", None)
+        unknown = [key for key in rest if key not in cls.model_fields]
+        for key in unknown:
+            if key not in PARTS.names():
+                known = ", ".join(PARTS.names())
+                msg = f"'{key}' is neither a setting nor an installed detector (there are: {known})"
+                raise ValueError(msg)
+            parts[key] = rest.pop(key)
+        read = {}
+        for key, section in parts.items():
+            try:
+                read[key] = PARTS.get(key).Config.model_validate({} if section is None else section)
+            except ValidationError as error:
+                raise ValueError(first_fault(error, key)) from error
+        return {**rest, "parts": read}
+
+    @model_serializer(mode="wrap")
+    def _flat(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write each detector's settings as a section of its name, as they are read."""
+        content: dict[str, Any] = handler(self)
+        if content.pop("parts", None) is not None:
+            content |= {name: part.model_dump(mode="json") for name, part in self.parts.items()}
+        return content
 
     @field_validator("size")
     @classmethod
@@ -90,6 +116,64 @@ class Recipe(BaseModel):
             msg = f"must be one of {', '.join(map(str, SIZES))}"
             raise ValueError(msg)
         return size
+
+
+def _of_methods(content: dict[str, Any]) -> dict[str, Any]:
+    """Read older recipes, which have a section for each method of synthesis: it holds wherever the method draws.
+
+    Students that name no synthesis learn from `mixed` there, whatever the banks are filled with.
+    """
+    settings = {name: content[name] for name in METHOD_SECTIONS if name in content}
+    if not settings:
+        return content
+    for name, section in settings.items():
+        if not isinstance(section, dict):
+            msg = f"{name}: give a mapping of settings, not {section!r}"
+            raise ValueError(msg)  # noqa: TRY004 - which pydantic turns into its own
+    rest = {name: value for name, value in content.items() if name not in settings}
+    for student in ("sacd", "ddpm_ast"):
+        section = _section(rest, student)
+        rest[student] = {**section, "synthesis": with_settings(section.get("synthesis", "mixed"), settings)}
+    return {**rest, "synthesis": with_settings(rest.get("synthesis", "mixed"), settings)}
+
+
+def _spelt_out(content: dict[str, Any]) -> dict[str, Any]:
+    """Move the short forms of detectors' settings from the top of a recipe into their sections."""
+    rest = dict(content)
+    for short, places in SHORT.items():
+        if short not in rest:
+            continue
+        value = rest.pop(short)
+        for part, setting in places:
+            rest[part] = {**_section(rest, part), setting: value}
+    # One weight for a pair's student, once for scores and once for maps; both were always the same.
+    weights = [_share(rest, key) for key in ("fusion_weight", "map_weight") if key in rest]
+    if len(set(weights)) > 1:
+        msg = "fusion_weight and map_weight differ; give each detector one weight in its section"
+        raise ValueError(msg)
+    for weight in weights[:1]:
+        for part, share in (("sacd", weight), ("ddpm_ast", weight), ("exdd", 1 - weight)):
+            rest[part] = {"weight": share, **_section(rest, part)}
+    return rest
+
+
+def _section(content: dict[str, Any], part: str) -> dict[str, Any]:
+    section = content.get(part)
+    if isinstance(section, PartConfig):
+        return section.model_dump(exclude_unset=True)
+    if section is not None and not isinstance(section, dict):
+        msg = f"{part}: give a mapping of settings"
+        raise ValueError(msg)
+    return dict(section or {})
+
+
+def _share(content: dict[str, Any], key: str) -> float:
+    """Take a share out of a recipe."""
+    share = content.pop(key)
+    if not isinstance(share, int | float) or not 0 <= share <= 1:
+        msg = f"{key}: give a number from 0 to 1"
+        raise ValueError(msg)
+    return share
 
 
 def read_recipe(path: Path | None, **changes: object) -> Recipe:
@@ -113,7 +197,5 @@ def read_recipe(path: Path | None, **changes: object) -> Recipe:
         msg = f"{path}: the recipe cannot be read ({reason}); give a YAML file"
         raise RecipeError(msg) from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        msg = f"{path or 'recipe'}: {field}: {first['msg']}; mend this setting"
+        msg = f"{path or 'recipe'}: {first_fault(error)}; mend this setting"
         raise RecipeError(msg) from error

@@ -16,6 +16,11 @@ def _installed(group: str) -> Mapping[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=group)}
 
 
+def forget() -> None:
+    """Look for installed packages anew; needed only where some were installed since the first look."""
+    _installed.cache_clear()
+
+
 class Registry(Generic[T]):
     """Objects of one kind by name, imported when they are first asked for.
 
@@ -46,7 +51,7 @@ class Registry(Generic[T]):
                 return cast(T, getattr(import_module(module), attribute))
             if name in _installed(self.group):
                 return cast(T, _installed(self.group)[name].load())
-        except ImportError as error:
+        except (ImportError, AttributeError) as error:
             msg = f"{self.kind} '{name}' cannot be imported ({error}); install what it needs"
             raise RecipeError(msg) from error
         msg = (

@@ -1,6 +1,5 @@
 """What must hold on a CUDA device; skipped where there is none."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,8 @@ from sklearn.metrics import roc_auc_score
 from flawline.data import Dataset, load_dataset
 from flawline.jobs.fit import fit
 from flawline.recipe import Recipe
-from flawline.synthesis.configs import DDPMConfig
 from flawline.synthesis.ddpm import DDPM, train_ddpm
+from flawline.synthesis.ddpm_blend import DDPMConfig
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,19 +39,17 @@ def test_a_line_fitted_on_cuda_judges_as_one_fitted_on_the_cpu(line: Dataset) ->
 
 @pytest.mark.parametrize("detector", ["sacd", "ddpm_ast", "sacd+exdd", "ddpm_ast+exdd"])
 def test_a_student_trained_on_cuda_finds_defects(detector: str, line: Dataset) -> None:
-    recipe = Recipe(size=128, false_alarm=0.05, positive="synthetic", synthetic_count=8)
-    student = recipe.student(detector.partition("+")[0])
-    short = replace(student, training=replace(student.training, steps=150))
-    recipe = recipe.model_copy(update={detector.partition("+")[0]: short})
+    banks = {"positive": "synthetic", "synthetic_count": 8}
+    student = {detector.partition("+")[0]: {"training": {"steps": 150}}}
+    recipe = Recipe.model_validate({"size": 128, "false_alarm": 0.05, "exdd": banks, **student})
     fitted = fit(detector, line, recipe, seed=0, device="cuda")
     scores = [verdict.score for verdict in fitted.inspect([sample.read_image() for sample in line.test])]
     assert roc_auc_score([sample.is_defect for sample in line.test], scores) > 0.8
 
 
 def test_a_training_on_cuda_goes_on_where_it_stopped(line: Dataset, tmp_path: Path) -> None:
-    recipe = Recipe(size=128, false_alarm=0.05)
-    short = replace(recipe.sacd, training=replace(recipe.sacd.training, steps=30))
-    recipe = recipe.model_copy(update={"sacd": short})
+    short = {"training": {"steps": 30}}
+    recipe = Recipe.model_validate({"size": 128, "false_alarm": 0.05, "sacd": short})
     pictures = [sample.read_image() for sample in line.test]
     first, again = (
         fit("sacd", line, recipe, seed=0, device=device, checkpoint=tmp_path).inspect(pictures)

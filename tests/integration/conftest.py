@@ -20,7 +20,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
         for line, family in (("woven", "woven"), ("metal", "brushed_metal"))
     }
     recipe = Recipe.model_validate({"size": SIZE, "false_alarm": 0.05, "adapt": {"steps": 40}})
-    plain = recipe.model_copy(update={"positive": "none", "parity_pictures": 4})
+    plain = Recipe.model_validate(
+        {**recipe.model_dump(mode="json"), "positive": "none", "parity_pictures": 4}
+    )
     repository = folder / "repository"
     built = {
         "woven": build("exdd", data["woven"], "woven", repository=repository, recipe=recipe),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flawline.data import Dataset
 from flawline.data.surfaces import SurfaceOptions, load
-from flawline.jobs.build import BuiltLine
+from flawline.jobs.release import ReleasedLine
 from flawline.repository.names import discrepancy
 
 SIZE, LARGER = 128, 192
@@ -19,7 +19,7 @@ class Published:
     """A repository with some lines, and the pictures they were built from."""
 
     repository: Path
-    built: dict[str, BuiltLine]
+    built: dict[str, ReleasedLine]
     data: dict[str, Dataset]
 
     def artefact(self, line: str) -> Path:

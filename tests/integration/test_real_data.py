@@ -57,8 +57,8 @@ verdicts = fitted.inspect([sample.read_image() for sample in part.test])
 held_out = len(fitted.calibration.scores) if fitted.calibration.method == "split" else 0
 print(json.dumps({
     "peak": peak_rss_mb(),
-    "normals": fitted.bank_normals + held_out,
-    "labelled": fitted.positive.labelled,
+    "normals": fitted.data.learnt_normals + held_out,
+    "labelled": fitted.data.labelled_defects,
     "scores": [verdict.score for verdict in verdicts],
 }))
 """

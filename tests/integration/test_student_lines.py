@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +12,10 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
 from flawline.artefact.served import NEGATIVE, ServedLine
-from flawline.jobs.build import write_build_report
+from flawline.jobs.release import write_build_report
 from flawline.repository.names import SHARED
 from flawline.repository.publish import list_lines
-from flawline.scoring.fusion import Evidence
+from flawline.scoring.finding import Finding
 from flawline.scoring.picture import Geometry
 from flawline.scoring.verdict import Verdict, judge
 from flawline.serving.tritonserver import TritonServer
@@ -54,6 +53,9 @@ def test_the_build_proved_every_path(learnt: Published, line: str) -> None:
     for fact in facts:
         assert (fact.pictures, fact.decisions_flipped) == (8, 0)
         assert fact.max_score_difference < 1e-4
+        assert fact.max_map_difference < 1e-3
+        assert (fact.unexplained_mask_share, fact.boxes_without_counterpart) == (0, 0)
+        assert fact.min_box_iou in (1, None)
         assert fact.rank_correlation > 0.999
 
 
@@ -67,13 +69,14 @@ def test_each_line_has_the_models_and_files_of_its_parts(learnt: Published, serv
     pair, alone = (learnt.built[line].manifest for line in LINES)
     assert NEGATIVE in pair.files
     assert not any("bank" in name for name in alone.files)
-    assert (pair.training.detector, alone.training.detector) == ("sacd", "ddpm_ast")  # type: ignore[union-attr]
+    assert [[part.name for part in each.parts] for each in (pair, alone)] == [["sacd", "exdd"], ["ddpm_ast"]]
+    assert all(part.training.steps == 4 for part in (pair.parts[0], alone.parts[0]))  # type: ignore[union-attr]
     assert pair.artefact_key != alone.artefact_key
 
 
 def test_the_report_tells_of_student_and_fusion(learnt: Published, tmp_path: Path) -> None:
     for line, student, fusion in (
-        ("pair", "sacd, 4 steps in", "product with weights "),
+        ("pair", "sacd, 4 steps in", "product of the parts: sacd weighs 0.25"),
         ("alone", "ddpm_ast, 4 steps in", "none: one detector alone"),
     ):
         write_build_report(tmp_path / line, learnt.built[line])
@@ -125,30 +128,27 @@ def test_lines_of_every_kind_and_size_are_asked_together(
         assert_same(result, 1, expected[line][number - 1])
 
 
-def scored(lines: dict[str, ServedLine], has: str, seed: int) -> tuple[list[InferInput], Verdict]:
-    """A request to postprocess of a line that has the parts `has`, and the verdict it must get."""
+OF_LINE = {"woven": ("exdd",), "alone": ("ddpm_ast",), "pair": ("sacd", "exdd")}
+"""Lines with their parts."""
+
+
+def scored(lines: dict[str, ServedLine], line: str, seed: int) -> tuple[list[InferInput], Verdict]:
+    """A request to postprocess with findings of each part of a line, and the verdict it must get."""
     rng = np.random.default_rng(seed)
-    settings = replace(lines["pair"].settings, has_ratio="ratio" in has, has_discrepancy="discrepancy" in has)
-    calibration = lines["pair"].calibration
-    geometry = Geometry.fit(128, 100, settings.size)
-    ratio_map, discrepancy = (rng.gamma(2, size=(16, 16)).astype(np.float32) for _ in range(2))
-    score = np.float32(rng.gamma(2))
+    served = lines[line]
+    geometry = Geometry.fit(128, 100, served.size)
     sent = [
-        tensor("SETTINGS", settings.to_array()[None], "FP32"),
-        tensor("CALIBRATION", calibration[None], "FP32"),
+        tensor("ARTEFACT_KEY", np.array([served.manifest.artefact_key], dtype=np.int32), "INT32"),
         tensor("GEOMETRY", np.array([[128, 100]], dtype=np.int32), "INT32"),
     ]
-    if settings.has_ratio:
-        sent.append(tensor("RATIO_MAP", ratio_map[None], "FP32"))
-        sent.append(tensor("RATIO_SCORE", np.array([[score]]), "FP32"))
-    if settings.has_discrepancy:
-        sent.append(tensor("DISCREPANCY", discrepancy[None], "FP32"))
-    evidence = Evidence(
-        ratio_map if settings.has_ratio else None,
-        float(score) if settings.has_ratio else 0.0,
-        discrepancy if settings.has_discrepancy else None,
-    )
-    return sent, judge(evidence, geometry, settings, calibration)
+    findings = []
+    for number, part in enumerate(OF_LINE[line], start=1):
+        patch_map, score = rng.gamma(2, size=(16, 16)).astype(np.float32), np.float32(rng.gamma(2))
+        sent.append(tensor(f"MAP_{number}", patch_map[None], "FP32"))
+        if part == "exdd":
+            sent.append(tensor(f"SCORE_{number}", np.array([[score]]), "FP32"))
+        findings.append(Finding(patch_map, float(score) if part == "exdd" else None))
+    return sent, judge(findings, geometry, served.rules.settings, served.rules.calibration.scores)
 
 
 def test_postprocess_keeps_requests_of_different_parts_apart(
@@ -158,10 +158,8 @@ def test_postprocess_keeps_requests_of_different_parts_apart(
 
     Among them requests that lack a part of which their settings speak: they alone are refused.
     """
-    kinds = ("ratio", "discrepancy", "ratio and discrepancy", "lost") * 12
-    jobs = [
-        scored(lines, "ratio and discrepancy" if kind == "lost" else kind, n) for n, kind in enumerate(kinds)
-    ]
+    kinds = (*OF_LINE, "lost") * 12
+    jobs = [scored(lines, "pair" if kind == "lost" else kind, n) for n, kind in enumerate(kinds)]
     with InferenceServerClient(server.grpc_url) as client:
 
         def runs() -> tuple[int, int]:
@@ -183,7 +181,7 @@ def test_postprocess_keeps_requests_of_different_parts_apart(
     for kind, result, (_, expected) in zip(kinds, results, jobs, strict=True):
         if kind == "lost":
             assert isinstance(result, InferenceServerException)
-            assert "graph and stages are of different builds" in result.message()
+            assert "part 'exdd' gives map and score, but there came map; " in result.message()
         else:
             assert isinstance(result, InferResult), result
             assert_same(result, 0, expected)

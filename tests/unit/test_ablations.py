@@ -1,8 +1,8 @@
 """The ablation benchmark: what it varies, which rows it measures, its tables; and the settings made for it."""
 
 import json
+import re
 import sys
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -19,19 +19,41 @@ from positive_only import by_positive_bank
 from tables import TABLES, ablation_table
 
 from flawline.data import Dataset
-from flawline.errors import DataError, RecipeError
-from flawline.jobs.fit import FittedLine, fit
-from flawline.jobs.learning import line_synthesizer
-from flawline.recipe import Recipe, read_recipe
+from flawline.detectors.fitted import FittedLine
+from flawline.detectors.part import PARTS
+from flawline.errors import DataError
+from flawline.jobs.fit import fit
+from flawline.recipe import SHORT, Recipe
 from flawline.scoring.picture import Geometry
-from flawline.synthesis import DDPMBlend, DDPMConfig, SimplexBlend, SimplexConfig, get_synthesizer
+from flawline.synthesis import read_synthesis
+from flawline.synthesis.method import MethodConfig
 
 LINE = "surfaces:woven,size=128x128,normals=12,test_normals=2,test_defects=2,train_defects=0"
 QUICK = {"data_root": Path("data"), "data": LINE, "seeds": "0", "steps": 2, "again": False}
 
 
-def value_at(recipe: Recipe, place: str) -> object:
-    return reduce(getattr, place.split("."), recipe)
+def spelt_out(place: str) -> list[tuple[str, ...]]:
+    """Where a recipe keeps a setting: what may stand at the top for short is read into sections."""
+    return list(SHORT.get(place, [tuple(place.split("."))]))
+
+
+def value_at(detector: str, recipe: Recipe, place: str) -> object:
+    """What holds at a place of DEFAULTS; of a method that the detector does not draw by, its own default."""
+    section, _, field = place.partition(".")
+    drawn = recipe.part(detector).synthesis or recipe.synthesis  # type: ignore[attr-defined]
+    if section in ablations.METHOD_SETTINGS:
+        parts = [part for part in getattr(drawn, "parts", [drawn]) if part.method == section]
+        return getattr(parts[0] if parts else read_synthesis(section), field)
+    first, *others = spelt_out(place)[0]
+    value = reduce(getattr, others, recipe.part(first) if first in PARTS.names() else getattr(recipe, first))
+    value = recipe.synthesis if value is None and others == ["synthesis"] else value
+    return name_of(value) if isinstance(value, MethodConfig) else value
+
+
+def name_of(synthesis: MethodConfig) -> str:
+    """As ablation tables name it."""
+    methods = [part.method for part in getattr(synthesis, "parts", ())]
+    return "+".join(methods) if methods and "strokes" not in methods else synthesis.method
 
 
 def test_defaults_are_those_of_the_recipe() -> None:
@@ -39,31 +61,40 @@ def test_defaults_are_those_of_the_recipe() -> None:
     for detector, settings in DEFAULTS.items():
         for place, default in settings.items():
             if place not in (SCORE, "positive"):
-                assert value_at(ablations.make_recipe(detector, {}, 2), place) == default, place
+                assert value_at(detector, ablations.make_recipe(detector, {}, 2), place) == default, place
 
 
 @pytest.mark.parametrize("table", ABLATIONS)
 def test_every_variant_reaches_the_recipe_and_nothing_else_changes(table: str) -> None:
     ablation = ABLATIONS[table]
-    default = all_settings(ablation.detector, {})
-    plain = ablations.make_recipe(ablation.detector, default, 7).model_dump(mode="json")
+    detector = ablation.detector
+    default = all_settings(detector, {})
+    plain = ablations.make_recipe(detector, default, 7).model_dump(mode="json")
     seen = []
     for variant in ablation.variants.values():
-        settings = all_settings(ablation.detector, variant)
+        settings = all_settings(detector, variant)
         seen.append(settings)
-        dumped = ablations.make_recipe(ablation.detector, settings, 7).model_dump(mode="json")
+        recipe = ablations.make_recipe(detector, settings, 7)
         for place, value in variant.items():
             if place != SCORE:
-                assert reduce(lambda part, name: part[name], place.split("."), dumped) == value
-        changed = {place for place, value in settings.items() if value != default[place]}
-        places = {place.split(".")[0] for place in changed} - {SCORE}
-        assert {name for name in dumped if dumped[name] != plain[name]} == places
+                wanted = tuple(value) if isinstance(value, list) else value
+                assert value_at(detector, recipe, place) == wanted
+        changed = {place for place, value in settings.items() if value != default[place]} - {SCORE}
+        drawing = "synthesis" if detector == "exdd" else detector
+        places = {
+            drawing if where[0] in ablations.METHOD_SETTINGS else where[0]
+            for place in changed
+            for where in spelt_out(place)
+        }
+        dumped = recipe.model_dump(mode="json")
+        assert {name for name in dumped if dumped[name] != plain.get(name)} == places
     assert seen.count(default) == (table != "sacd_lambda"), "the default is one of the lines"
     assert all(seen.count(settings) == 1 for settings in seen)
     with pytest.raises(ValueError, match="sigma is not among DEFAULTS"):
-        all_settings(ablation.detector, {"sigma": 1})
-    if ablation.detector != "exdd":
-        assert (plain[ablation.detector]["training"]["steps"], plain["ddpm"]["steps"]) == (7, 14)
+        all_settings(detector, {"sigma": 1})
+    if detector != "exdd":
+        diffusion = ablations.make_recipe(detector, {f"{detector}.synthesis": "ddpm"}, 7).part(detector)
+        assert (diffusion.training.steps, diffusion.synthesis.steps) == (7, 14)
 
 
 @pytest.fixture
@@ -184,9 +215,10 @@ def test_the_table_shows_means_over_seeds_and_dashes() -> None:
 
 
 def test_the_document_has_every_table() -> None:
-    (document,) = [path for path in TABLES if path.name == "ablations.md"]
-    assert list(TABLES[document]) == ["fusion", "fusion_cracks", *ABLATIONS]
-    assert document.read_text().count("<!-- table ") == len(ABLATIONS) + 2
+    (document,) = [path for path in TABLES if path.name == "results.md"]
+    assert {"fusion", "fusion_cracks", *ABLATIONS} <= set(TABLES[document])
+    for path, tables in TABLES.items():
+        assert set(re.findall(r"<!-- table (\w+) -->", path.read_text())) == set(tables)
 
 
 @pytest.fixture(scope="module")
@@ -196,94 +228,29 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def fitted(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[FittedLine, Recipe]:
+def fitted(drawn: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FittedLine:
     recipe = small_recipe(write_teacher(tmp_path_factory.mktemp("teacher")), positive="synthetic")
-    return fit("exdd", drawn, recipe, seed=0), recipe
+    return fit("exdd", drawn, recipe, seed=0)
 
 
-def test_the_positive_bank_alone_scores_by_nearness_to_it(
-    drawn: Dataset, fitted: tuple[FittedLine, Recipe]
-) -> None:
-    line, recipe = fitted
-    alone = by_positive_bank(line, drawn, recipe, 0)
-    known = alone.model.memory.positive.vectors[:1]
+def test_the_positive_bank_alone_scores_by_nearness_to_it(drawn: Dataset, fitted: FittedLine) -> None:
+    (part,) = by_positive_bank(fitted, drawn).model.parts
+    known = part.positive.vectors[:1]
     patches = (known + torch.linspace(1, 4, 16)[:, None] * torch.ones(1, known.shape[1])).repeat(16, 1)
     patches[17] = known[0]
-    patch_map, score = alone.model.memory.judge(patches, Geometry.fit(SIZE, SIZE, SIZE))
-    assert score == pytest.approx(1e6)
-    assert np.unravel_index(patch_map.argmax(), patch_map.shape) == (1, 1)
-    distance = alone.model.memory.positive(patches)[0].numpy()
-    assert patch_map.ravel()[2] == pytest.approx(1 / (distance[2] + 1e-6))
+    found = part.find({"EMBEDDING": patches.reshape(16, 16, -1)}, Geometry.fit(SIZE, SIZE, SIZE))
+    assert found.score == pytest.approx(1e6)
+    assert np.unravel_index(found.map.argmax(), found.map.shape) == (1, 1)
+    distance = part.positive(patches)[0].numpy()
+    assert found.map.ravel()[2] == pytest.approx(1 / (distance[2] + 1e-6))
 
 
-def test_the_positive_bank_alone_is_calibrated_anew(
-    drawn: Dataset, fitted: tuple[FittedLine, Recipe]
-) -> None:
-    line, recipe = fitted
-    alone = by_positive_bank(line, drawn, recipe, 0)
+def test_the_positive_bank_alone_is_calibrated_anew(drawn: Dataset, fitted: FittedLine) -> None:
+    alone = by_positive_bank(fitted, drawn)
     normals = alone.inspect([sample.read_image() for sample in drawn.train_normals])
     np.testing.assert_allclose(alone.calibration.scores, sorted(each.score for each in normals), rtol=1e-5)
     assert sum(each.anomaly_map.max() >= 1 for each in normals) <= 1
-    assert not np.allclose(alone.calibration.scores, line.calibration.scores)
-    negative = replace(
-        line, model=fit("exdd", drawn, recipe.model_copy(update={"positive": "none"}), seed=0).model
-    )
+    assert not np.allclose(alone.calibration.scores, fitted.calibration.scores)
+    negative = fit("exdd", drawn, small_recipe(fitted.recipe["teacher"], positive="none"), seed=0)
     with pytest.raises(DataError, match="no positive bank"):
-        by_positive_bank(negative, drawn, recipe, 0)
-
-
-def test_simplex_settings_reach_the_noise() -> None:
-    assert SimplexConfig() == SimplexConfig(3, 0.5, 32.0, 0.4, blended=False)
-    picture = np.full((128, 128, 3), 128, dtype=np.uint8)
-    plain, _ = get_synthesizer("simplex")(picture, np.random.default_rng(0))
-    np.testing.assert_array_equal(plain, SimplexBlend()(picture, np.random.default_rng(0))[0])
-    config = SimplexConfig(octaves=2, persistence=0.9, frequency=50, strength=0.2, blended=True)
-    made = get_synthesizer("simplex", simplex=config)
-    assert {name: getattr(made, name) for name in vars(config)} == vars(config)
-    result, mask = made(picture, np.random.default_rng(0))
-    assert np.abs(result[mask].astype(int) - 128).max() <= 0.2 * 128
-    recipe = Recipe.model_validate({"simplex": {"strength": 0.3}})
-    of_line = line_synthesizer("simplex", [picture], recipe, learned=list, seed=0, device=torch.device("cpu"))
-    assert of_line.strength == 0.3
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("simplex: {strength: 0}", "simplex.*strength: give more than 0"),
-        ("simplex: {octaves: 9}", "octaves: give 1 to 8"),
-        ("simplex: {persistence: 2}", "persistence: give"),
-        ("simplex: {frequency: 0.5}", "frequency: give at least 1"),
-        ("simplex: {lambda: 1}", "simplex.lambda"),
-        ("ddpm: {regions: circles}", "ddpm.*regions"),
-        ("strokes: {crack: -1}", "strokes: give shares of 0 or more"),
-        ("strokes: {crack: 0, scratch: 0, pits: 0, stain: 0}", "one above 0"),
-        ("strokes: {hole: 1}", "strokes.hole"),
-        ("strokes: {widest: 0}", "widest: give 1 to 32"),
-    ],
-)
-def test_settings_out_of_range_name_themselves(tmp_path: Path, line: str, words: str) -> None:
-    path = tmp_path / "recipe.yaml"
-    path.write_text(line)
-    with pytest.raises(RecipeError, match=words):
-        read_recipe(path)
-
-
-def test_rectangles_take_the_place_of_perlin_regions() -> None:
-    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    picture = np.full((96, 130, 3), 99, dtype=np.uint8)
-    shares = []
-    for seed in range(20):
-        made = get_synthesizer(
-            "ddpm", textures=[texture], ddpm=DDPMConfig(regions="rectangles", foreground=False)
-        )
-        result, mask = made(picture, np.random.default_rng(seed))
-        rows, columns = np.nonzero(mask)
-        assert mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-        np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
-        shares.append(mask.mean())
-        turned = DDPMBlend([texture], foreground=False)(picture, np.random.default_rng(seed))[1]
-        rows, columns = np.nonzero(turned)
-        assert turned.sum() < (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-    assert 0.015 < min(shares) < 0.05
-    assert 0.1 < max(shares) < 0.16
+        by_positive_bank(negative, drawn)

@@ -176,7 +176,7 @@ def test_the_table_keeps_teachers_apart_and_shows_a_dash_for_what_is_not_known()
 
 
 def test_the_peers_default_recipe_uses_normals_alone() -> None:
-    assert read_recipe(ROOT / peer.RECIPE).positive == "none"
+    assert read_recipe(ROOT / peer.RECIPE).part("exdd").positive == "none"
 
 
 @pytest.mark.skipif(

@@ -15,6 +15,7 @@ from flawline.errors import ArtefactError
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import AdaptConfig, _Crops, adapt
 from flawline.teachers.generator import Dice
+from flawline.training import loop
 
 SMALL = {"crop": 64, "normals": 2, "tested": 2}
 
@@ -42,7 +43,7 @@ def items(count: int = 6) -> list[str]:
 
 
 def test_no_steps_leave_the_teacher_as_it_is(teacher: Teacher) -> None:
-    assert adapt(teacher, pictures(), items(), AdaptConfig(steps=0), seed=0) == (teacher, 0.0)
+    assert adapt(teacher, pictures(), items(), AdaptConfig(steps=0), seed=0) == (teacher, None)
 
 
 def test_same_seed_same_teacher_and_the_original_stays(teacher: Teacher) -> None:
@@ -60,10 +61,10 @@ def test_same_seed_same_teacher_and_the_original_stays(teacher: Teacher) -> None
 def test_an_interrupted_adaptation_goes_on_to_the_same_teacher(
     teacher: Teacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flawline.teachers.adapt.CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     config, file = AdaptConfig(steps=4, **SMALL), tmp_path / "state" / "teacher.safetensors"
-    whole, before = adapt(teacher, pictures(), items(), config, seed=0)
-    assert before == 0
+    whole, done = adapt(teacher, pictures(), items(), config, seed=0)
+    assert (done.steps, done.seconds_before) == (4, 0)
 
     def stop(share: float) -> None:
         if share > 0.5:
@@ -72,15 +73,66 @@ def test_an_interrupted_adaptation_goes_on_to_the_same_teacher(
     with pytest.raises(KeyboardInterrupt):
         adapt(teacher, pictures(), items(), config, seed=0, checkpoint=file, progress=stop)
     steps: list[float] = []
-    resumed, before = adapt(
+    resumed, rest = adapt(
         teacher, pictures(), items(), config, seed=0, checkpoint=file, progress=steps.append
     )
     assert steps == [0.75, 1.0], "it went on after the second step"
-    assert before > 0
+    assert (rest.steps, rest.losses) == (done.steps, done.losses)
+    assert rest.seconds > rest.seconds_before > 0
     for one, other in zip(maps(whole), maps(resumed), strict=True):
         assert torch.equal(one, other)
-    with pytest.raises(ArtefactError, match=r"teacher\.safetensors is a checkpoint of another training"):
-        adapt(teacher, pictures(), items(), config, seed=0, checkpoint=file, identity={"seed": 1})
+    again, kept = adapt(teacher, pictures(), items(), config, seed=0, checkpoint=file, progress=steps.append)
+    assert len(steps) == 2, "a finished adaptation is not repeated"
+    assert kept.seconds == kept.seconds_before == rest.seconds
+    for one, other in zip(maps(whole), maps(again), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_another_adaptation_s_checkpoint_and_a_damaged_one_are_refused(
+    teacher: Teacher, tmp_path: Path
+) -> None:
+    config, file = AdaptConfig(steps=1, **SMALL), tmp_path / "teacher.safetensors"
+
+    def again(config: AdaptConfig = config, **changes: object) -> None:
+        options = {"seed": 0, "checkpoint": file, "identity": {"pictures": "a" * 64}, **changes}
+        adapt(teacher, pictures(), items(), config, **options)
+
+    again()
+    with pytest.raises(
+        ArtefactError, match=r"teacher\.safetensors is .* another training: its seed is 0, now 1"
+    ):
+        again(seed=1)
+    with pytest.raises(ArtefactError, match=r"its adapt\.steps is 1, now 2; give another folder"):
+        again(AdaptConfig(steps=2, **SMALL))
+    with pytest.raises(ArtefactError, match="another training: it differs in pictures; give another folder"):
+        again(identity={"pictures": "b" * 64})
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(ArtefactError, match=r"teacher\.safetensors is damaged .*remove it to train anew"):
+        again()
+
+
+def test_a_budget_ends_adaptation_after_one_step_at_least(teacher: Teacher, tmp_path: Path) -> None:
+    config, file = AdaptConfig(steps=100_000, **SMALL), tmp_path / "teacher.safetensors"
+    shares: list[float] = []
+    _, done = adapt(
+        teacher,
+        pictures(),
+        items(),
+        config,
+        seed=0,
+        budget=0.5,
+        checkpoint=file,
+        progress=shares.append,
+    )
+    assert 1 <= done.steps == len(shares) < 1000
+    assert 0.5 <= done.seconds < 10
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    _, more = adapt(teacher, pictures(), items(), config, seed=0, budget=0.5, checkpoint=file)
+    assert more.steps == done.steps, "its seconds are used up"
+    tuned, one = adapt(teacher, pictures(), items(), config, seed=0, budget=0.0)
+    assert one.steps == 1
+    assert not torch.equal(maps(tuned)[0], maps(teacher)[0])
 
 
 def test_adapted_teachers_give_one_more_map_of_marks(teacher: Teacher) -> None:
@@ -134,8 +186,8 @@ def test_adaptation_makes_a_blot_stand_out(teacher: Teacher) -> None:
         blotted = shots[0].copy()
         blotted[60:76, 60:76] = blotted[60:76, 60:76] * 0.8
         with torch.inference_mode():
-            bank = embed(teacher(torch.from_numpy(np.stack(shots[6:])))).flatten(0, 1)
-            clean, marked = embed(teacher(torch.from_numpy(np.stack((shots[0], blotted)))))
+            bank = embed(teacher(torch.from_numpy(np.stack(shots[6:])))).flatten(0, 2)
+            clean, marked = embed(teacher(torch.from_numpy(np.stack((shots[0], blotted))))).flatten(1, 2)
         return float(torch.cdist(marked, bank).amin(dim=1).max() / torch.cdist(clean, bank).amin(dim=1).max())
 
     config = AdaptConfig(steps=40, crop=64, learning_rate=1e-3)

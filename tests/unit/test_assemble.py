@@ -4,17 +4,19 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from small_lines import write_artefact
+from small_lines import banks_facts, student_facts, write_artefact
 
-from flawline.artefact.manifest import Manifest
+from flawline.artefact.manifest import Manifest, PartFacts, TensorFacts
 from flawline.artefact.served import NEGATIVE, POSITIVE
+from flawline.detectors.part import MAX_PARTS
 from flawline.repository import names
 from flawline.repository.assemble import MAX_BATCH, line_models, native_discrepancy
-from flawline.repository.config import ModelConfig, Tensor
+from flawline.repository.model_config import ModelConfig, Tensor
 from flawline.repository.publish import CONFIG, shared_stages
+from flawline.scoring.finding import ROLES
 from flawline.scoring.picture import SIZES
-from flawline.scoring.settings import SETTINGS
-from flawline.targets.compile import TARGETS
+from flawline.targets import TARGETS
+from flawline.targets.target import Native
 
 VERDICT = {
     "SCORE": ("TYPE_FP32", (1,)),
@@ -28,7 +30,7 @@ VERDICT = {
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    return write_artefact(tmp_path / "artefact", "bottle", 3, size=256, patches=1024)
+    return write_artefact(tmp_path / "artefact", "bottle", 3, size=256)
 
 
 def shared(name: str) -> ModelConfig:
@@ -100,7 +102,6 @@ def test_the_hand_written_stages_agree_with_the_code() -> None:
     assert sorted(
         path.parent.name for path in shared_stages().glob(f"*/{CONFIG}") if path.parent.name in names.SHARED
     ) == sorted(names.SHARED)
-    settings = ("TYPE_FP32", (SETTINGS,))
     key = ("TYPE_INT32", (2,))
     for name in names.SHARED:
         config = shared(name)
@@ -109,7 +110,6 @@ def test_the_hand_written_stages_agree_with_the_code() -> None:
         assert config.backend == "python"
         assert config.dynamic_batching is not None
         assert [(group.count, group.kind) for group in config.instance_groups] == [(1, "KIND_CPU")]
-        assert table(config.inputs).get("SETTINGS", settings) == settings
         assert table(config.inputs).get("ARTEFACT_KEY", key) == key
         assert table(config.inputs).get("GEOMETRY", ("TYPE_INT32", (2,))) == ("TYPE_INT32", (2,))
     sizes = {
@@ -131,58 +131,105 @@ def test_both_banks_have_one_form_and_a_file_each() -> None:
     assert positive.parameters["BANK_FILE"] == POSITIVE
 
 
-def test_the_postprocess_stage_can_do_without_either_part() -> None:
+def test_the_postprocess_stage_takes_every_role_of_as_many_parts_as_a_line_may_have() -> None:
+    shapes = {
+        "map": ("TYPE_FP32", (-1, -1)),
+        "score": ("TYPE_FP32", (1,)),
+        "boxes": ("TYPE_FP32", (-1, 6)),
+    }
+    assert set(shapes) == set(ROLES)
+    expected = {
+        f"{role.upper()}_{number}": shape
+        for number in range(1, MAX_PARTS + 1)
+        for role, shape in shapes.items()
+    }
+    inputs = table(shared("postprocess").inputs)
+    constants = {"ARTEFACT_KEY": ("TYPE_INT32", (2,)), "GEOMETRY": ("TYPE_INT32", (2,))}
+    assert inputs == constants | expected
     optional = {tensor.name for tensor in shared("postprocess").inputs if tensor.optional}
-    assert optional == {"DISCREPANCY", "RATIO_MAP", "RATIO_SCORE"}
+    assert optional == set(expected)
     assert not any(tensor.optional for tensor in shared("ratio_scoring").inputs)
 
 
-EMBEDDING, DISCREPANCY = ("TYPE_FP32", (256, 28)), ("TYPE_FP32", (32, 32))
+EMBEDDING, DISCREPANCY = ("TYPE_FP32", (16, 16, 28)), ("TYPE_FP32", (32, 32))
+BOXES = PartFacts(
+    name="boxer",
+    outputs=(TensorFacts(name="FRAMES", dims=(-1, 6)), TensorFacts(name="CLASSES", dtype="INT32", dims=(4,))),
+    stage=None,
+    gives={"boxes": "FRAMES"},
+    maps=(0,),
+    architecture={},
+    statements={},
+    training=None,
+)
+"""A part of another package."""
 
 
 @pytest.mark.parametrize(
-    ("detector", "found", "stages", "evidence"),
+    ("parts", "given", "stages", "findings"),
     [
-        ("exdd", {"EMBEDDING": EMBEDDING}, ["ratio_scoring"], {"RATIO_MAP", "RATIO_SCORE"}),
-        ("sacd", {"DISCREPANCY": DISCREPANCY}, [], {"DISCREPANCY"}),
         (
-            "ddpm_ast+exdd",
+            (banks_facts(),),
+            {"EMBEDDING": EMBEDDING},
+            ["ratio_scoring"],
+            {"MAP_1": "ratio_map", "SCORE_1": "ratio_score"},
+        ),
+        ((student_facts("sacd"),), {"DISCREPANCY": DISCREPANCY}, [], {"MAP_1": "discrepancy"}),
+        (
+            (student_facts("ddpm_ast"), banks_facts()),
             {"DISCREPANCY": DISCREPANCY, "EMBEDDING": EMBEDDING},
             ["ratio_scoring"],
-            {"DISCREPANCY", "RATIO_MAP", "RATIO_SCORE"},
+            {"MAP_1": "discrepancy", "MAP_2": "ratio_map", "SCORE_2": "ratio_score"},
+        ),
+        (
+            (banks_facts(), BOXES, student_facts("sacd")),
+            {
+                "EMBEDDING": EMBEDDING,
+                "FRAMES": ("TYPE_FP32", (-1, 6)),
+                "CLASSES": ("TYPE_INT32", (4,)),
+                "DISCREPANCY": DISCREPANCY,
+            },
+            ["ratio_scoring"],
+            {
+                "MAP_1": "ratio_map",
+                "SCORE_1": "ratio_score",
+                "BOXES_2": "frames",
+                "MAP_3": "discrepancy",
+            },
         ),
     ],
+    ids=["exdd", "sacd", "ddpm_ast+exdd", "exdd+boxer+sacd"],
 )
 def test_every_kind_of_line_has_the_tensors_and_stages_of_its_parts(
     tmp_path: Path,
-    detector: str,
-    found: dict[str, tuple[str, tuple[int, ...]]],
+    parts: tuple[PartFacts, ...],
+    given: dict[str, tuple[str, tuple[int, ...]]],
     stages: list[str],
-    evidence: set[str],
+    findings: dict[str, str],
 ) -> None:
-    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, detector))
+    models = line_models(write_artefact(tmp_path / "a", "bottle", 3, parts=parts))
     graph = models["bottle_discrepancy"]
     assert table(graph.inputs) == {"PICTURE": ("TYPE_UINT8", (128, 128, 3))}
-    constants = {
-        "ARTEFACT_KEY": ("TYPE_INT32", (2,)),
-        "SETTINGS": ("TYPE_FP32", (SETTINGS,)),
-        "CALIBRATION": ("TYPE_FP32", (3,)),
-    }
-    assert list(table(graph.outputs).items()) == [*found.items(), *constants.items()]
+    key = {"ARTEFACT_KEY": ("TYPE_INT32", (2,))}
+    assert list(table(graph.outputs).items()) == [*given.items(), *key.items()], "in the graph's order"
     for door in ("bottle", "bottle_pixels"):
         steps = models[door].ensemble_steps
         assert [step.model for step in steps] == ["preprocess", "bottle_discrepancy", *stages, "postprocess"]
-        assert set(steps[-1].inputs) == evidence | {"SETTINGS", "CALIBRATION", "GEOMETRY"}
-        assert set(found) <= set(steps[1].outputs)
-        wanted = {name for step in steps for name in step.inputs.values()}
+        assert steps[-1].inputs == findings | {"ARTEFACT_KEY": "artefact_key", "GEOMETRY": "geometry"}
+        assert set(given) <= set(steps[1].outputs)
+        stage_inputs = {name for step in steps for name in step.inputs.values()}
         made = {name for step in steps[:-1] for name in step.outputs.values()}
-        assert made <= wanted, "no stage computes what nothing takes"
+        assert made - stage_inputs <= {"classes"}, "no stage computes what nothing takes"
+        for step in steps[2:]:
+            stage = shared(step.model)
+            assert set(step.inputs) <= set(table(stage.inputs))
 
 
 def test_the_native_form_differs_in_who_runs_it_alone(tmp_path: Path) -> None:
-    for target, detector in product(TARGETS, DETECTORS):
+    for target, detector in product(TARGETS.names(), DETECTORS):
         manifest = write_artefact(tmp_path / target / detector, "bottle", 3, detector, target=target)
-        native, python = native_discrepancy(manifest), line_models(manifest)["bottle_discrepancy"]
+        way = TARGETS.get(target).native
+        native, python = native_discrepancy(manifest, way), line_models(manifest)["bottle_discrepancy"]
         assert native.backend == "onnxruntime"
         assert native.default_model_filename in manifest.files
         as_python = {
@@ -191,3 +238,10 @@ def test_the_native_form_differs_in_who_runs_it_alone(tmp_path: Path) -> None:
             "instance_groups": python.instance_groups,
         }
         assert native.model_copy(update=as_python) == python
+
+
+def test_the_native_form_is_what_the_target_says(tmp_path: Path) -> None:
+    manifest = write_artefact(tmp_path / "a", "bottle", 3)
+    native = native_discrepancy(manifest, Native(backend="torch", file="model.pt", kind="KIND_GPU"))
+    assert (native.backend, native.default_model_filename) == ("torch", "model.pt")
+    assert [(group.count, group.kind) for group in native.instance_groups] == [(1, "KIND_GPU")]

@@ -9,10 +9,10 @@ from scipy.stats import betabinom, binom
 from small_lines import draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset
+from flawline.detectors.fitted import FittedLine
 from flawline.errors import DataError
-from flawline.jobs.fit import FittedLine, fit
-from flawline.scoring.calibration import Calibration, calibrate, normals_needed
-from flawline.scoring.verdict import p_value
+from flawline.jobs.fit import fit
+from flawline.scoring.calibration import Calibration, calibrate, normals_needed, p_value
 
 REPETITIONS = 3000
 CHANCE = 1e-3
@@ -63,6 +63,25 @@ def test_scores_are_kept_sorted_in_single_precision() -> None:
     calibration = calibrate(scores_of(3, 1, 2), scores_of(1, 1, 1), false_alarm=0.3, method="split")
     assert calibration.scores.dtype == np.float32
     assert calibration.scores.tolist() == [1, 2, 3]
+
+
+def test_peaks_are_kept_sorted_as_well() -> None:
+    calibration = calibrate(scores_of(3, 1, 2), scores_of(5, 9, 7), false_alarm=0.3, method="split")
+    assert calibration.peaks.dtype == np.float32
+    assert calibration.peaks.tolist() == [5, 7, 9]
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.05, 0.001])
+def test_another_budget_on_the_same_normals_is_as_if_asked_for_at_first(budget: float) -> None:
+    scores, peaks = np.random.default_rng(0).gamma(2.0, size=(2, 57)).astype(np.float32)
+    first = calibrate(scores, peaks, false_alarm=0.1, method="k-fold")
+    again, asked = first.at(budget), calibrate(scores, peaks, false_alarm=budget, method="k-fold")
+    for field in ("method", "asked_false_alarm", "false_alarm", "pixel_threshold", "promise"):
+        assert getattr(again, field) == getattr(asked, field)
+    np.testing.assert_array_equal(again.scores, first.scores)
+    np.testing.assert_array_equal(again.peaks, first.peaks)
+    assert again.at(0.1).pixel_threshold == first.pixel_threshold, "and back again"
+    assert (again.pixel_threshold > first.pixel_threshold) == (budget < 0.1)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +162,7 @@ def test_the_promise_holds_on_fresh_pictures_split(teacher: str, line: Dataset) 
     fitted = fit("exdd", line, small_recipe(teacher, exdd=WHOLE_BANK), seed=0)
     count = len(fitted.calibration.scores)
     assert fitted.calibration.method == "split"
-    assert (fitted.bank_normals, count) == (60, 20)
+    assert (fitted.data.learnt_normals, count) == (60, 20)
     k = math.floor(0.1 * (count + 1))
     spread = betabinom(300, k, count + 1 - k)
     assert spread.isf(CHANCE) == 116
@@ -160,7 +179,7 @@ def test_the_promise_holds_on_fresh_pictures_k_fold(teacher: str, line: Dataset)
     small = Dataset(line.name, line.root, (*line.train_normals[:30], *line.test))
     fitted = fit("exdd", small, small_recipe(teacher, exdd=WHOLE_BANK), seed=0)
     assert fitted.calibration.method == "k-fold"
-    assert (fitted.bank_normals, len(fitted.calibration.scores)) == (30, 30)
+    assert (fitted.data.learnt_normals, len(fitted.calibration.scores)) == (30, 30)
     spread = betabinom(300, 3, 28)
     assert spread.isf(CHANCE) == 100
     for number in alarms(fitted, small):

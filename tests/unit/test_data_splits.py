@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from flawline.data import GOOD, Sample, load_dataset
-from flawline.data.files import class_name
+from flawline.data.folders import class_name
 from flawline.data.splits import read_split, split_by_group, write_split
 from flawline.errors import DataError
 

@@ -8,7 +8,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from flawline.artefact.served import search_batch
 from flawline.detectors.exdd.model import MemoryBank
 from flawline.errors import ArtefactError
 from flawline.scoring.knn import BankIndex, crowding
@@ -42,7 +41,7 @@ def by_definition(
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_search_is_what_the_definition_says(k: int) -> None:
     bank, queries = entries(300), entries(60, seed=1)
-    found = index_of(MemoryBank(torch.from_numpy(bank), k)).search(queries)
+    found = index_of(MemoryBank.of(torch.from_numpy(bank), k)).search(queries)
     distance, crowded = by_definition(queries, bank, k)
     assert found.distance.dtype == found.crowding.dtype == np.float32
     np.testing.assert_allclose(found.distance, distance, rtol=1e-5)
@@ -52,10 +51,10 @@ def test_search_is_what_the_definition_says(k: int) -> None:
 
 
 def test_torch_and_faiss_answer_alike() -> None:
-    bank = MemoryBank(torch.from_numpy(entries(3000)), 2)  # more than one block
+    bank = MemoryBank.of(torch.from_numpy(entries(3000)), 2)  # more than one block
     queries = entries(2500, seed=1)
     queries[:50] = bank.vectors[:50].numpy()
-    eager, served = bank.ask(torch.from_numpy(queries)), index_of(bank).search(queries)
+    eager, served = bank.search(torch.from_numpy(queries)), index_of(bank).search(queries)
     np.testing.assert_allclose(served.distance, eager.distance, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(served.crowding, eager.crowding, rtol=1e-4)
     assert (eager.distance[:50] == 0).all()
@@ -65,7 +64,7 @@ def test_small_distances_are_exact_however_many_patches_are_asked() -> None:
     """For large batches FAISS takes distances as differences of large squares, which cannot see small ones."""
     bank = entries(500) + np.float32(5)
     moved = bank[np.arange(2048) % 500] + np.float32(1e-4) * entries(2048, seed=1)
-    index = index_of(MemoryBank(torch.from_numpy(bank), 2))
+    index = index_of(MemoryBank.of(torch.from_numpy(bank), 2))
     expected = np.linalg.norm(moved.astype(np.float64) - bank[np.arange(2048) % 500], axis=1)
     together = index.search(moved)
     apart = np.concatenate([index.search(part).distance for part in np.split(moved, 64)])
@@ -75,7 +74,7 @@ def test_small_distances_are_exact_however_many_patches_are_asked() -> None:
 
 def test_neighbours_are_the_nearest_other_entries() -> None:
     vectors = entries(2100)  # crosses a block, where rows are counted anew
-    neighbours = MemoryBank(torch.from_numpy(vectors), 3).neighbours.numpy()
+    neighbours = MemoryBank.of(torch.from_numpy(vectors), 3).neighbours.numpy()
     for row in (0, 1, 2047, 2048, 2099):
         order = np.argsort(np.linalg.norm(vectors - vectors[row], axis=1))
         np.testing.assert_array_equal(neighbours[row], order[1:4])
@@ -83,10 +82,10 @@ def test_neighbours_are_the_nearest_other_entries() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_banks_of_one_or_two_entries(count: int) -> None:
-    bank = MemoryBank(torch.from_numpy(entries(count)), 2)
+    bank = MemoryBank.of(torch.from_numpy(entries(count)), 2)
     assert bank.neighbours.shape == (count, count - 1)
     queries = entries(5, seed=1)
-    for answer in (bank.ask(torch.from_numpy(queries)), index_of(bank).search(queries)):
+    for answer in (bank.search(torch.from_numpy(queries)), index_of(bank).search(queries)):
         nearest = np.linalg.norm(queries[:, None] - entries(count), axis=2).min(axis=1)
         np.testing.assert_allclose(answer.distance, nearest, rtol=1e-5)
         if count == 1:
@@ -101,17 +100,21 @@ def test_far_patches_do_not_overflow() -> None:
     np.testing.assert_allclose(near, 0.5)
 
 
-def test_a_batch_is_cut_back_into_its_pictures() -> None:
-    index = index_of(MemoryBank(torch.from_numpy(entries(50)), 2))
-    embedding = entries(3 * 16, seed=1).reshape(3, 16, D)
-    for picture, answer in zip(embedding, search_batch(index, embedding), strict=True):
-        alone = index.search(picture)
-        np.testing.assert_array_equal(answer.distance, alone.distance)
-        np.testing.assert_array_equal(answer.crowding, alone.crowding)
+def test_a_grid_of_patches_is_answered_in_its_shape() -> None:
+    bank = MemoryBank.of(torch.from_numpy(entries(50)), 2)
+    embedding = entries(3 * 20, seed=1).reshape(3, 4, 5, D)
+    together = index_of(bank).search(embedding)
+    assert together.distance.shape == together.crowding.shape == (3, 4, 5)
+    for number, picture in enumerate(embedding):
+        alone, eager = index_of(bank).search(picture), bank.search(torch.from_numpy(picture))
+        assert eager.distance.shape == eager.crowding.shape == (4, 5)
+        np.testing.assert_array_equal(together.distance[number], alone.distance)
+        np.testing.assert_array_equal(together.crowding[number], alone.crowding)
+        np.testing.assert_allclose(eager.distance, alone.distance, rtol=1e-5)
 
 
 def test_a_bank_on_disk_is_the_bank(tmp_path: Path) -> None:
-    bank, path = MemoryBank(torch.from_numpy(entries(50)), 2), tmp_path / "bank.safetensors"
+    bank, path = MemoryBank.of(torch.from_numpy(entries(50)), 2), tmp_path / "bank.safetensors"
     save_file({"vectors": bank.vectors.numpy(), "neighbours": bank.neighbours.numpy()}, path)
     loaded = BankIndex.load(path, threads=1)
     assert loaded.dimensions == D

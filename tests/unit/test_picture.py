@@ -70,6 +70,20 @@ def test_a_picture_of_the_right_size_is_left_alone() -> None:
     assert geometry == Geometry(128, 128, 128, 128, 128)
 
 
+@pytest.mark.parametrize(("width", "height"), [(0, 10), (10, 0), (-1, 10), (10, -3), (0, 0)])
+def test_sides_below_one_have_no_place(width: int, height: int) -> None:
+    """Only a caller who leaves out the `preprocess` stage can send them."""
+    with pytest.raises(PictureError, match=rf"a picture of {width}x{height} pixels has no place in a square"):
+        Geometry.fit(width, height, 128)
+
+
+def test_the_thinnest_picture_keeps_a_row() -> None:
+    geometry = Geometry.fit(100_000, 1, 128)
+    assert (geometry.inner_width, geometry.inner_height) == (128, 1)
+    assert geometry.patch_mask(16, 16)[0].all()
+    assert not geometry.patch_mask(16, 16)[1:].any()
+
+
 def test_fine_structure_is_averaged_not_skipped() -> None:
     stripes = np.zeros((512, 512, 3), np.uint8)
     stripes[:, ::4] = 255

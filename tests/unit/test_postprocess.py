@@ -1,31 +1,23 @@
 """From what a line found to verdicts: p-values, smoothing, threshold and boxes."""
 
-from dataclasses import astuple, replace
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from flawline.scoring.fusion import Evidence, smooth
+from flawline.errors import ArtefactError
+from flawline.scoring.finding import Finding
+from flawline.scoring.fusion import smooth
 from flawline.scoring.picture import Geometry
-from flawline.scoring.ratio import ImageScore
-from flawline.scoring.settings import SETTINGS as LENGTH
-from flawline.scoring.settings import Fusion, LineSettings
+from flawline.scoring.settings import LineSettings, PartSettings
 from flawline.scoring.verdict import MAX_BOXES, Verdict, judge, p_value
 
 SIZE, GRID = 128, 16
 """Patches of 8 pixels."""
-SETTINGS = LineSettings(
-    size=SIZE,
-    false_alarm=0.05,
-    pixel_threshold=0.5,
-    sigma=0.0,
-    min_area=16,
-    image_score=ImageScore.MAP_PEAK,
-    has_positive=True,
-    positive_weight=0.25,
-    eight_bit_map=False,
-)
+PART = PartSettings(name="exdd", gives=("map", "score"), sigma=0.0)
+BOXES = PartSettings(name="boxer", gives=("boxes",))
+SETTINGS = LineSettings(size=SIZE, false_alarm=0.05, pixel_threshold=0.5, min_area=16, parts=(PART,))
 NORMAL_SCORES = np.linspace(1, 2, 19, dtype=np.float32)
 SQUARE = Geometry.fit(SIZE, SIZE, SIZE)
 
@@ -48,42 +40,12 @@ def verdict_of(
     settings: LineSettings,
     calibration: NDArray[np.float32],
 ) -> Verdict:
-    """The verdict of a line with memory banks alone."""
-    return judge(Evidence(patch_map, score, None), geometry, settings, calibration)
+    """The verdict of a line of one part that gives map and score."""
+    return judge([Finding(map=patch_map, score=score)], geometry, settings, calibration)
 
 
-@pytest.mark.parametrize("mode", list(ImageScore))
-@pytest.mark.parametrize("fusion", list(Fusion))
-@pytest.mark.parametrize("flag", [True, False])
-def test_settings_come_back_out_of_the_tensor(mode: ImageScore, fusion: Fusion, flag: bool) -> None:
-    settings = LineSettings(
-        size=192,
-        false_alarm=0.0123,
-        pixel_threshold=1.2345678,
-        sigma=4.5,
-        min_area=33,
-        image_score=mode,
-        has_positive=flag,
-        positive_weight=0.3,
-        eight_bit_map=not flag,
-        has_ratio=flag,
-        has_discrepancy=not flag,
-        top_share=0.0015,
-        fusion=fusion,
-        fusion_weight=0.7,
-        map_weight=0.2,
-        discrepancy_level=0.11,
-        ratio_level=12.5,
-        discrepancy_peak=0.21,
-        ratio_peak=22.5,
-        discrepancy_sigma=1.5,
-    )
-    values = settings.to_array()
-    assert (values.dtype, values.shape) == (np.float32, (LENGTH,))
-    back = LineSettings.from_array(values)
-    assert [type(value) for value in astuple(back)] == [type(value) for value in astuple(settings)]
-    assert astuple(back) == pytest.approx(astuple(settings), rel=1e-7)
-    np.testing.assert_array_equal(back.to_array(), values)
+def changed(**update: object) -> LineSettings:
+    return SETTINGS.model_copy(update=update)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +66,7 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
     """With 19 normals a p-value of exactly 0.05 is the smallest there is, and it counts."""
 
     def called(score: float, false_alarm: float) -> bool:
-        settings = LineSettings.from_array(replace(SETTINGS, false_alarm=false_alarm).to_array())
+        settings = changed(false_alarm=false_alarm)
         return verdict_of(patches(), score, SQUARE, settings, NORMAL_SCORES).is_defect
 
     assert called(2.1, 0.05)
@@ -116,7 +78,7 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
             patches(),
             9,
             SQUARE,
-            replace(SETTINGS, false_alarm=1 / (count + 1)),
+            changed(false_alarm=1 / (count + 1)),
             NORMAL_SCORES[:1].repeat(count),
         )
         assert verdict.is_defect
@@ -129,15 +91,15 @@ def test_a_score_that_is_no_number_is_called_defective() -> None:
 @pytest.mark.parametrize("sigma", [0.0, 4.0])
 @pytest.mark.parametrize("size", [(200, 90), (90, 200), (2000, 16)])
 def test_padding_neither_bleeds_in_nor_lowers_the_rim(size: tuple[int, int], sigma: float) -> None:
-    geometry, settings = Geometry.fit(*size, SIZE), replace(SETTINGS, sigma=sigma)
+    geometry = Geometry.fit(*size, SIZE)
     inside = geometry.patch_mask(GRID, GRID)
     clean, spoiled = rough(), rough()
     spoiled[~inside] = 1e6
-    full = smooth(spoiled, geometry, settings.sigma)
-    np.testing.assert_array_equal(full, smooth(clean, geometry, settings.sigma))
+    full = smooth(spoiled, geometry, sigma)
+    np.testing.assert_array_equal(full, smooth(clean, geometry, sigma))
     assert (full[geometry.inner_height :] == 0).all()
     assert (full[:, geometry.inner_width :] == 0).all()
-    even = smooth(np.where(inside, np.float32(2), 0), geometry, settings.sigma)
+    even = smooth(np.where(inside, np.float32(2), 0), geometry, sigma)
     np.testing.assert_allclose(even[: geometry.inner_height, : geometry.inner_width], 2, rtol=1e-6)
 
 
@@ -158,24 +120,24 @@ def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
 
 
 def test_the_eight_bit_map_has_steps_of_its_own_range() -> None:
-    fine = smooth(rough(), SQUARE, SETTINGS.sigma)
-    coarse = smooth(rough(), SQUARE, SETTINGS.sigma, eight_bit=True)
+    fine = smooth(rough(), SQUARE, 0.0)
+    coarse = smooth(rough(), SQUARE, 0.0, eight_bit=True)
     levels = coarse / (fine.max() / 255)
     np.testing.assert_allclose(levels, np.rint(levels), atol=1e-3)
     assert np.abs(coarse - fine).max() <= fine.max() / 255 * 0.501
     assert len(np.unique(coarse)) <= 256 < len(np.unique(fine))
-    assert (smooth(patches(), SQUARE, SETTINGS.sigma, eight_bit=True) == 0).all()
+    assert (smooth(patches(), SQUARE, 0.0, eight_bit=True) == 0).all()
 
 
 def test_the_map_is_one_at_the_threshold_and_the_mask_begins_there() -> None:
-    verdict = verdict_of(rough(), 1.0, SQUARE, replace(SETTINGS, pixel_threshold=1.7), NORMAL_SCORES)
-    np.testing.assert_allclose(verdict.anomaly_map, smooth(rough(), SQUARE, SETTINGS.sigma) / 1.7, rtol=1e-6)
+    verdict = verdict_of(rough(), 1.0, SQUARE, changed(pixel_threshold=1.7), NORMAL_SCORES)
+    np.testing.assert_allclose(verdict.anomaly_map, smooth(rough(), SQUARE, 0.0) / 1.7, rtol=1e-6)
     assert verdict.mask.dtype == np.uint8
     np.testing.assert_array_equal(verdict.mask, verdict.anomaly_map >= 1)
     assert 0 < verdict.mask.mean() < 1
     even = patches((slice(None), slice(None)), value=1.7)
     at, below = (
-        verdict_of(even, 1.0, SQUARE, replace(SETTINGS, pixel_threshold=threshold), NORMAL_SCORES)
+        verdict_of(even, 1.0, SQUARE, changed(pixel_threshold=threshold), NORMAL_SCORES)
         for threshold in (float(np.float32(1.7)), float(np.nextafter(np.float32(1.7), np.float32(9))))
     )
     assert at.mask.all()
@@ -207,7 +169,7 @@ def test_boxes_are_in_pixels_of_the_picture(
 def test_small_regions_get_no_box() -> None:
     patch_map = patches((slice(2, 3), slice(2, 3)), (slice(8, 12), slice(8, 12)))
     boxes = [
-        verdict_of(patch_map, 1.0, SQUARE, replace(SETTINGS, min_area=area), NORMAL_SCORES).boxes
+        verdict_of(patch_map, 1.0, SQUARE, changed(min_area=area), NORMAL_SCORES).boxes
         for area in (1, 100, 5000)
     ]
     assert [(found[:, 2] > 0).sum() for found in boxes] == [2, 1, 0]
@@ -218,12 +180,9 @@ def test_the_strongest_regions_are_kept_in_order() -> None:
     strengths = np.linspace(1, 3, 49).astype(np.float32)
     patch_map = patches()
     patch_map[1:15:2, 1:15:2] = np.random.default_rng(0).permutation(strengths).reshape(7, 7)
-    settings = replace(SETTINGS, min_area=1, pixel_threshold=0.9)
+    settings = changed(min_area=1, pixel_threshold=0.9)
     boxes = verdict_of(patch_map, 1.0, SQUARE, settings, NORMAL_SCORES).boxes
-    peaks = (
-        smooth(patch_map, SQUARE, settings.sigma).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2]
-        / 0.9
-    )
+    peaks = smooth(patch_map, SQUARE, 0.0).reshape(GRID, 8, GRID, 8).max(axis=(1, 3))[1:15:2, 1:15:2] / 0.9
     strongest = np.sort(peaks[peaks >= 1])[::-1][:MAX_BOXES]
     assert len(strongest) == MAX_BOXES
     np.testing.assert_allclose(boxes[:, 4], strongest, rtol=1e-5)
@@ -237,3 +196,108 @@ def test_the_score_of_a_box_is_of_its_own_region() -> None:
     assert boxes[0, 4] > 4
     assert boxes[1, 4] == pytest.approx(2, rel=0.1)
     assert boxes[1, 2] - boxes[1, 0] > boxes[0, 2] - boxes[0, 0]
+
+
+def boxes(*rows: Sequence[float]) -> NDArray[np.float32]:
+    return np.array(rows, dtype=np.float32).reshape(-1, 6)
+
+
+def boxed(
+    found: NDArray[np.float32],
+    geometry: Geometry = SQUARE,
+    *,
+    threshold: float = 0.5,
+    calibration: NDArray[np.float32] = NORMAL_SCORES,
+) -> Verdict:
+    """The verdict of a line of one part that gives boxes alone."""
+    settings = changed(parts=(BOXES,), pixel_threshold=threshold)
+    return judge([Finding(boxes=found)], geometry, settings, calibration)
+
+
+def test_boxes_of_a_part_begin_at_the_threshold() -> None:
+    threshold = float(np.float32(0.3))
+    below = float(np.nextafter(np.float32(threshold), np.float32(0)))
+    found = boxes([1, 2, 30, 40, threshold, 0], [5, 6, 50, 60, below, 0], [7, 8, 9, 10, 0.6, 4])
+    verdict = boxed(found, threshold=threshold)
+    assert (verdict.boxes.shape, verdict.boxes.dtype) == ((MAX_BOXES, 6), np.float32)
+    np.testing.assert_allclose(verdict.boxes[:2], [[7, 8, 9, 10, 2, 4], [1, 2, 30, 40, 1, 0]], rtol=1e-6)
+    assert (verdict.boxes[2:] == -1).all()
+    assert found[0, 4] == np.float32(threshold), "what came is left as it was"
+
+
+def test_a_line_of_boxes_alone_decides_by_the_strongest_and_has_an_empty_map() -> None:
+    verdict = boxed(boxes([1, 2, 30, 40, 2.5, 0], [1, 2, 30, 40, 1.5, 0]))
+    assert (verdict.score, verdict.is_defect) == (2.5, True)
+    assert (verdict.anomaly_map.shape, verdict.anomaly_map.dtype) == ((SIZE, SIZE), np.float32)
+    assert not verdict.anomaly_map.any()
+    assert not verdict.mask.any()
+    nothing = boxed(boxes([0, 0, 0, 0, -1, -1]))
+    assert (nothing.score, nothing.is_defect, nothing.p_value) == (0.0, False, 1.0)
+    assert (nothing.boxes == -1).all()
+
+
+def test_a_part_of_a_score_alone_gets_a_verdict_without_places() -> None:
+    settings = changed(parts=(PartSettings(name="scorer", gives=("score",)),))
+    verdict = judge([Finding(score=2.5)], SQUARE, settings, NORMAL_SCORES)
+    assert (verdict.score, verdict.is_defect) == (2.5, True)
+    assert not verdict.mask.any()
+    assert (verdict.boxes == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [
+        (128, 128, (32, 16, 64, 32)),
+        (300, 150, (75, 37.5, 150, 75)),
+        (150, 300, (75, 37.5, 150, 75)),
+        (300, 151, (75, 37.75, 150, 75.5)),  # 64.4 rows of the square are rounded to 64
+        (64, 32, (16, 8, 32, 16)),
+    ],
+)
+def test_boxes_of_a_part_are_brought_to_the_picture(
+    width: int, height: int, expected: tuple[float, float, float, float]
+) -> None:
+    verdict = boxed(boxes([32, 16, 64, 32, 1, 2]), Geometry.fit(width, height, SIZE))
+    np.testing.assert_allclose(verdict.boxes[0], [*expected, 2, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (300, 150), (150, 300)])
+def test_boxes_of_a_part_end_where_the_picture_does(width: int, height: int) -> None:
+    verdict = boxed(boxes([-5, -7, 200, 300, 1, 0]), Geometry.fit(width, height, SIZE))
+    np.testing.assert_allclose(verdict.boxes[0, :4], [0, 0, width, height])
+
+
+def test_boxes_of_a_part_are_kept_in_order_and_no_more_than_there_is_room_for() -> None:
+    strengths = np.random.default_rng(0).permutation(np.arange(1, MAX_BOXES + 8)).astype(np.float32)
+    found = np.zeros((len(strengths), 6), np.float32)
+    found[:, 2:4], found[:, 4] = 20, strengths
+    verdict = boxed(found, threshold=1.0)
+    assert verdict.boxes[:, 4].tolist() == sorted(strengths.tolist(), reverse=True)[:MAX_BOXES]
+
+
+def test_equally_strong_boxes_keep_their_order() -> None:
+    found = boxes([1, 1, 9, 9, 1, 0], [2, 2, 9, 9, 1, 1], [3, 3, 9, 9, 1, 2])
+    assert boxed(found).boxes[:3, 5].tolist() == [0, 1, 2]
+
+
+def test_boxes_of_a_part_stand_among_those_of_the_map_by_strength() -> None:
+    """In units of the parts' peaks: regions of 4 and 2 times the threshold, boxes of 3 and 1, and one below."""
+    patch_map = patches((slice(2, 4), slice(2, 4)), value=8.0) + patches(
+        (slice(10, 12), slice(10, 12)), value=4.0
+    )
+    parts = (PART.model_copy(update={"peak": 2.0}), BOXES.model_copy(update={"peak": 0.5}))
+    settings = changed(parts=parts, pixel_threshold=1.0)
+    found = boxes([1, 2, 30, 40, 0.5, 7], [3, 4, 50, 60, 1.5, 8], [3, 4, 50, 60, 0.4, 9])
+    verdict = judge(
+        [Finding(map=patch_map, score=1.0), Finding(boxes=found)], SQUARE, settings, NORMAL_SCORES
+    )
+    np.testing.assert_allclose(verdict.boxes[:4, 4], [4, 3, 2, 1], rtol=1e-5)
+    assert verdict.boxes[:4, 5].tolist() == [0, 8, 0, 7]
+    assert (verdict.boxes[4:] == -1).all()
+    assert verdict.anomaly_map.max() == pytest.approx(4), "boxes leave the map alone"
+    assert verdict.mask.any()
+
+
+def test_findings_of_another_line_are_refused() -> None:
+    with pytest.raises(ArtefactError, match="part 'exdd' gives map and score, but there came boxes"):
+        judge([Finding(boxes=boxes())], SQUARE, SETTINGS, NORMAL_SCORES)

@@ -12,7 +12,7 @@ from small_lines import write_artefact
 from flawline.artefact.manifest import Manifest
 from flawline.errors import ArtefactError, RecipeError
 from flawline.repository import names, publish
-from flawline.repository.config import ModelConfig
+from flawline.repository.model_config import ModelConfig
 from flawline.repository.publish import (
     CONFIG,
     list_lines,
@@ -103,7 +103,7 @@ def test_version_folders_are_never_changed(repository: Path) -> None:
         return {p: p.read_bytes() for p in repository.glob("*/1/*") if p.is_file()}
 
     before = content()
-    assert len(before) == 7, "five files and a manifest of the graph, and the stage of the fused model"
+    assert len(before) == 10, "eight files and a manifest of the artefact, and the stage of the fused model"
     add_version(repository, 2)
     rollback(repository, LINE, 1)
     assert content() == before
@@ -143,7 +143,7 @@ def test_going_back_to_a_damaged_version_is_refused(repository: Path) -> None:
     [
         ("bottle_discrepancy/1/bank_negative.safetensors", b"x", "bank_negative.safetensors: damaged"),
         ("bottle_discrepancy/1/model.xml", None, "model.xml: missing"),
-        ("bottle_discrepancy/1/manifest.json", b"{", "manifest.json: not a manifest"),
+        ("bottle_discrepancy/1/manifest.json", b"{", "manifest.json: the manifest cannot be read"),
         ("bottle_pixels/config.pbtxt", None, "bottle_pixels/config.pbtxt: missing, changed"),
         ("bottle_fused/config.pbtxt", b"\xff\xfe\0", "bottle_fused/config.pbtxt: missing, changed"),
         (

@@ -1,7 +1,6 @@
 """The diffusion model of a line: resuming, sampling, files, and what is blended in."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,16 +9,21 @@ from diffusers import DDPMScheduler
 from safetensors.numpy import load_file
 
 from flawline.data.sample import Dataset, Sample
-from flawline.errors import DataError, RecipeError
-from flawline.recipe import read_recipe
-from flawline.synthesis import DDPM, DDPMBlend, DDPMConfig, get_synthesizer, train_ddpm
+from flawline.errors import ArtefactError, DataError, RecipeError
+from flawline.synthesis import Material, read_synthesis
 from flawline.synthesis import ddpm as ddpm_module
-from flawline.synthesis.ddpm_blend import resized, turned_perlin_mask
-from flawline.synthesis.line import synthesize_line
-from flawline.synthesis.perlin import perlin_mask
+from flawline.synthesis.base import resized
+from flawline.synthesis.ddpm import DDPM, train_ddpm
+from flawline.synthesis.ddpm_blend import DDPMBlend, DDPMConfig
 from flawline.synthesis.reverse import reverse, visited, widened_step
+from flawline.synthesis.synthesize import synthesize_line
+from flawline.training import Budget, loop
 
 SMALL = DDPMConfig(side=16, channels=(8, 8), steps=6, batch=2, sampling_steps=4, pool=3)
+
+
+def small(**changes):
+    return DDPMConfig.model_validate({**SMALL.model_dump(), **changes})
 
 
 def stripes(count=4, side=24, colour=False):
@@ -35,7 +39,7 @@ def weights(model):
 
 
 def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(ddpm_module, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     whole = train_ddpm(stripes(), SMALL, seed=3)
 
     def stop(done):
@@ -59,12 +63,15 @@ def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeyp
 
 
 def test_a_budget_of_time_ends_training_for_good(tmp_path):
-    config, path = replace(SMALL, steps=100_000), tmp_path / "checkpoint.safetensors"
+    config, path = small(steps=100_000), tmp_path / "checkpoint.safetensors"
     steps = []
-    for _ in range(2):
-        train_ddpm(stripes(), config, seed=0, checkpoint=path, budget=0.3, progress=steps.append)
-    assert 0 < len(steps) < 1000
+    first, again = (
+        train_ddpm(stripes(), config, seed=0, checkpoint=path, budget=0.3, progress=steps.append).training
+        for _ in range(2)
+    )
+    assert 0 < len(steps) == first.steps == again.steps < 1000
     assert steps[-1] == 1
+    assert again.seconds_before == again.seconds == first.seconds >= 0.3
 
 
 def test_training_learns_the_texture():
@@ -123,7 +130,7 @@ def test_one_widening_is_kept_along_a_chain_and_drawn_anew_for_each_batch(monkey
 
 
 def test_partial_diffusion_stays_near_the_pictures_it_starts_from():
-    config = replace(SMALL, partial=30)
+    config = small(partial=30)
     model = train_ddpm(stripes(), config, seed=0)
     flat = [np.full((24, 24, 3), tone, np.uint8) for tone in (60, 160)]
     for picture in model.generate(6, 0, flat):
@@ -135,7 +142,7 @@ def test_partial_diffusion_stays_near_the_pictures_it_starts_from():
 @pytest.mark.parametrize("colour", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_saved_model_generates_the_same(tmp_path, colour, whole):
-    config = replace(SMALL, whole=whole)
+    config = small(whole=whole)
     model = train_ddpm(stripes(colour=colour), config, seed=0)
     model.save(tmp_path / "model")
     made, again = model.generate(3, 1), DDPM.load(tmp_path / "model").generate(3, 1)
@@ -154,16 +161,17 @@ def test_a_saved_model_generates_the_same(tmp_path, colour, whole):
 def test_a_checkpoint_of_anything_else_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     train_ddpm(stripes(), SMALL, seed=0, checkpoint=path)
-    with pytest.raises(DataError, match=r"of another steps \(6, now 7\); give another folder, or remove it"):
-        train_ddpm(stripes(), replace(SMALL, steps=7), seed=0, checkpoint=path)
-    with pytest.raises(DataError, match=r"of another seed \(0, now 1\)"):
+    with pytest.raises(
+        ArtefactError, match=r"another training: its steps is 6, now 7; give another folder, or"
+    ):
+        train_ddpm(stripes(), small(steps=7), seed=0, checkpoint=path)
+    with pytest.raises(ArtefactError, match="its seed is 0, now 1"):
         train_ddpm(stripes(), SMALL, seed=1, checkpoint=path)
-    with pytest.raises(DataError, match="of another pictures;"):
+    with pytest.raises(ArtefactError, match="it differs in pictures;"):
         train_ddpm(stripes(3), SMALL, seed=0, checkpoint=path)
-    train_ddpm(stripes(), replace(SMALL, widen=(0.3, 0.4)), seed=0, checkpoint=path)  # only for generating
-    train_ddpm(stripes(3), SMALL, seed=0, checkpoint=path, resume=False)
+    train_ddpm(stripes(), small(widen=(0.3, 0.4)), seed=0, checkpoint=path)  # only for generating
     path.write_bytes(b"half")
-    with pytest.raises(DataError, match=r"is damaged .*remove it and train again"):
+    with pytest.raises(ArtefactError, match=r"is damaged .*remove it to train anew"):
         train_ddpm(stripes(), SMALL, seed=0, checkpoint=path)
 
 
@@ -171,34 +179,9 @@ def test_pictures_that_cannot_be_learnt_are_refused():
     with pytest.raises(DataError, match="no normal picture"):
         train_ddpm([], SMALL, seed=0)
     with pytest.raises(DataError, match=r"24x24 is smaller than the crops of 32 pixels.*whole: true"):
-        train_ddpm(stripes(), replace(SMALL, side=32), seed=0)
+        train_ddpm(stripes(), small(side=32), seed=0)
     with pytest.raises(DataError, match=r"UINT8 \[H, W, 3\]"):
         train_ddpm([np.zeros((24, 24), np.uint8)], SMALL, seed=0)
-
-
-@pytest.mark.parametrize(
-    ("lines", "words"),
-    [
-        ("ddpm: {side: 60}", r"ddpm: .*side: give a multiple of 8"),
-        ("ddpm: {channels: [12, 24]}", "channels: give multiples of 8"),
-        ("ddpm: {widen: [0.2, 0.1]}", "widen: give a range"),
-        ("ddpm: {partial: 1000}", "partial: give null"),
-        ("ddpm: {opacity: [0, 2]}", "opacity: give a range"),
-        ("ddpm: {sides: 64}", "ddpm.*sides"),
-        ("ddpm: {steps: many}", "ddpm.*steps"),
-        ("latent_diffusion: {strength: 0}", "strength: give more than 0"),
-        ("latent_diffusion: {prompts: []}", "prompts: give at least one"),
-        ("latent_diffusion: {side: 100}", "side: give a multiple of 8"),
-        ("latent_diffusion: {masks: drawn}", "latent_diffusion.*masks"),
-    ],
-)
-def test_settings_out_of_range_are_recipe_errors(tmp_path, lines, words):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(lines)
-    with pytest.raises(RecipeError, match=words):
-        read_recipe(path)
-    path.write_text("ddpm: {widen: [0, 0], channels: [8, 16], partial: 250}")
-    assert read_recipe(path).ddpm == DDPMConfig(widen=(0, 0), channels=(8, 16), partial=250)
 
 
 def surface(height=96, width=130, colour=False, seed=0):
@@ -211,7 +194,7 @@ def surface(height=96, width=130, colour=False, seed=0):
 def test_the_blend_changes_exactly_its_mask_and_keeps_grey_pictures_grey(whole, colour):
     picture = surface(colour=colour)
     textures = [surface(32, 32, colour=True, seed=seed) for seed in range(3)]
-    synthesizer = DDPMBlend(textures, whole=whole)
+    synthesizer = DDPMBlend(textures, DDPMConfig(whole=whole))
     for seed in range(15):
         result, mask = synthesizer(picture, np.random.default_rng(seed))
         np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
@@ -228,12 +211,12 @@ def test_the_blend_shows_a_piece_of_the_texture_at_its_brightness_with_the_opaci
     gain = picture.mean() / texture.mean()
     opacities = []
     for seed in range(30):
-        result, mask = DDPMBlend([texture], opacity=(1, 1))(picture, np.random.default_rng(seed))
+        result, mask = DDPMBlend([texture], DDPMConfig(opacity=(1, 1)))(picture, np.random.default_rng(seed))
         rows, columns = np.nonzero(mask)
         shown = result[mask].astype(float)
         assert np.ptp(shown[:, 0] - gain * rows) <= 1.5
         assert np.ptp(shown[:, 1] - gain * columns) <= 1.5
-        result, mask = DDPMBlend([np.full((9, 9, 3), [200, 0, 0], np.uint8)])(
+        result, mask = DDPMBlend([np.full((9, 9, 3), [200, 0, 0], np.uint8)], DDPMConfig())(
             picture, np.random.default_rng(seed)
         )
         opacities.append(1 - result[mask][0, 1] / picture[0, 0, 1])
@@ -247,7 +230,7 @@ def test_a_texture_smaller_than_the_region_is_mirrored_on():
     wide = np.tile(np.concatenate([texture, texture[::-1]]), (40, 1, 1))
     wide = np.tile(np.concatenate([wide, wide[:, ::-1]], axis=1), (1, 40, 1))
     for seed in range(5):
-        result, mask = DDPMBlend([texture], opacity=(1, 1))(picture, np.random.default_rng(seed))
+        result, mask = DDPMBlend([texture], DDPMConfig(opacity=(1, 1)))(picture, np.random.default_rng(seed))
         rows, columns = np.nonzero(mask)
         offsets = [
             (top, left)
@@ -264,20 +247,13 @@ def test_defects_stay_on_the_object():
     picture = np.where(disc[:, :, None], surface() + 90, surface() // 4).astype(np.uint8)
     textures = [surface(64, 64, seed=5) // 2]
     for seed in range(10):
-        _, mask = DDPMBlend(textures)(picture, np.random.default_rng(seed))
+        _, mask = DDPMBlend(textures, DDPMConfig())(picture, np.random.default_rng(seed))
         assert (mask & disc).sum() > 0.85 * mask.sum()
-    outside = [DDPMBlend(textures, foreground=False)(picture, np.random.default_rng(s))[1] for s in range(10)]
+    outside = [
+        DDPMBlend(textures, DDPMConfig(foreground=False))(picture, np.random.default_rng(s))[1]
+        for s in range(10)
+    ]
     assert np.mean([(mask & ~disc).sum() / mask.sum() for mask in outside]) > 0.4
-
-
-def test_turned_masks_are_drawn_by_the_rule_of_perlin_masks():
-    ours = [turned_perlin_mask(100, 160, np.random.default_rng(seed)) for seed in range(120)]
-    theirs = [perlin_mask(100, 160, np.random.default_rng(seed)) for seed in range(120)]
-    for one, other in zip(ours, theirs, strict=True):
-        # The same draws turn the same noise; only the side it turns to differs between the libraries.
-        assert one.mean() == pytest.approx(other.mean(), abs=0.06)
-    alike = [(one & other).sum() / (one | other).sum() for one, other in zip(ours, theirs, strict=True)]
-    assert np.median(alike) > 0.7
 
 
 def test_resizing_keeps_the_mean_and_the_size_asked_for():
@@ -287,10 +263,61 @@ def test_resizing_keeps_the_mean_and_the_size_asked_for():
         assert resized(picture, *size).mean() == pytest.approx(picture.mean(), abs=1)
 
 
-def test_ddpm_without_textures_says_how_to_get_them():
-    with pytest.raises(RecipeError, match="flawline synthesize --method ddpm"):
-        get_synthesizer("ddpm")
-    assert get_synthesizer("ddpm", textures=stripes(), ddpm=DDPMConfig(opacity=(1, 1))).opacity == (1, 1)
+def test_rectangles_are_regions_of_the_size_of_a_pasted_patch():
+    texture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    picture = np.full((96, 130, 3), 99, dtype=np.uint8)
+    shares = []
+    for seed in range(20):
+        made = DDPMBlend([texture], DDPMConfig(regions="rectangles", foreground=False))
+        result, mask = made(picture, np.random.default_rng(seed))
+        rows, columns = np.nonzero(mask)
+        assert mask.sum() == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+        np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
+        shares.append(mask.mean())
+        turned = DDPMBlend([texture], DDPMConfig(foreground=False))(picture, np.random.default_rng(seed))[1]
+        rows, columns = np.nonzero(turned)
+        assert turned.sum() < (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    assert 0.015 < min(shares) < 0.05
+    assert 0.1 < max(shares) < 0.16
+
+
+def test_a_mixture_trains_each_of_its_models_in_its_share_of_the_budget(tmp_path, monkeypatch):
+    asked = []
+
+    def watched(*arguments, **options):
+        asked.append((options["budget"], options["checkpoint"]))
+        return train_ddpm(*arguments, **options)
+
+    monkeypatch.setattr(ddpm_module, "train_ddpm", watched)
+    mixture = read_synthesis(
+        {"method": "mixed", "parts": [SMALL, "perlin", {"method": "mixed", "parts": [SMALL, small(steps=2)]}]}
+    )
+    assert mixture.trainings == 3
+
+    def material():
+        return Material(learned=stripes, seed=1, checkpoint=tmp_path, budget=Budget(30.0, 3))
+
+    made = mixture.prepare(material())
+    shares = [budget for budget, _ in asked]
+    assert shares[0] == 10
+    assert 10 < shares[1] < shares[2] < 30, "what one leaves is the others'"
+    assert len({path for _, path in asked}) == 3
+    picture = surface()
+    results = [made(picture, np.random.default_rng(seed))[0] for seed in range(6)]
+    again = mixture.prepare(material())
+    assert len(asked) == 3, "what was generated is read again"
+    for seed, result in enumerate(results):
+        np.testing.assert_array_equal(again(picture, np.random.default_rng(seed))[0], result)
+
+
+def test_pictures_generated_under_other_settings_are_not_taken_for_these(tmp_path):
+    material = Material(learned=stripes, checkpoint=tmp_path)
+    textures = SMALL.prepare(material).textures
+    assert len(textures) == 3
+    blended = small(opacity=(1, 1)).prepare(material)
+    np.testing.assert_array_equal(blended.textures, textures)
+    assert len(small(pool=5).prepare(material).textures) == 5
+    assert (np.stack(small(widen=(5, 5)).prepare(material).textures) != np.stack(textures)).any()
 
 
 @pytest.fixture
@@ -312,32 +339,35 @@ def files(folder):
 
 def test_a_line_is_learnt_once_and_its_pictures_go_on(line, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    synthesize_line(line, "ddpm", 2, out, seed=1, ddpm=SMALL)
+    synthesize_line(line, SMALL, 2, out, seed=1)
     monkeypatch.setattr("flawline.synthesis.ddpm.train_ddpm", None)
-    synthesize_line(line, "ddpm", 4, out, seed=1, ddpm=SMALL)
+    synthesize_line(line, SMALL, 4, out, seed=1)
     monkeypatch.undo()
     whole = tmp_path / "whole"
-    synthesize_line(line, "ddpm", 4, whole, seed=1, ddpm=SMALL)
+    synthesize_line(line, SMALL, 4, whole, seed=1)
     assert files(out) == files(whole)
     assert len(files(out / "masks")) == 4
     assert json.loads((out / "synthetic.json").read_text())["settings"]["side"] == 16
     pool = load_file(out / "ddpm" / "pool.safetensors")["pictures"]
     np.testing.assert_array_equal(pool, DDPM.load(out / "ddpm").generate(3, 1))
     (out / "ddpm" / "pool.safetensors").write_bytes(b"half")
-    synthesize_line(line, "ddpm", 5, out, seed=1, ddpm=SMALL)
+    synthesize_line(line, SMALL, 5, out, seed=1)
     np.testing.assert_array_equal(pool, load_file(out / "ddpm" / "pool.safetensors")["pictures"])
 
 
 def test_other_settings_in_the_same_folder_are_refused_before_training(line, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    synthesize_line(line, "ddpm", 1, out, ddpm=SMALL)
+    synthesize_line(line, SMALL, 1, out)
     monkeypatch.setattr("flawline.synthesis.ddpm.train_ddpm", None)
-    with pytest.raises(DataError, match=r"another opacity \(\[0\.5, 1\.0\], now \[1, 1\]\).*another folder"):
-        synthesize_line(line, "ddpm", 1, out, ddpm=replace(SMALL, opacity=(1, 1)))
+    with pytest.raises(
+        DataError, match=r"another opacity \(\[0\.5, 1\.0\], now \[1\.0, 1\.0\]\).*another folder"
+    ):
+        synthesize_line(line, small(opacity=(1, 1)), 1, out)
     with pytest.raises(DataError, match=r"another budget \(None, now 9\.0\)"):
-        synthesize_line(line, "ddpm", 1, out, ddpm=SMALL, budget=9.0)
+        synthesize_line(line, SMALL, 1, out, budget=9.0)
+    monkeypatch.undo()
     with pytest.raises(DataError, match="smaller than the crops"):
-        synthesize_line(line, "ddpm", 1, tmp_path / "new", ddpm=replace(SMALL, side=96))
+        synthesize_line(line, small(side=96), 1, tmp_path / "new")
     assert not (tmp_path / "new").exists()
     with pytest.raises(RecipeError, match="'strokes' trains nothing and takes no budget"):
-        synthesize_line(line, "strokes", 1, tmp_path / "new", budget=9.0)
+        synthesize_line(line, read_synthesis("strokes"), 1, tmp_path / "new", budget=9.0)

@@ -1,7 +1,6 @@
 """Inpainting by latent diffusion, on tiny random pipelines in the layouts of SD 1.5 and SDXL."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from flawline.errors import RecipeError
 from flawline.recipe import read_recipe
-from flawline.synthesis import LatentDiffusion, LatentDiffusionConfig, get_synthesizer
+from flawline.synthesis import Material
+from flawline.synthesis.latent_diffusion import LatentDiffusion, LatentDiffusionConfig
 
 WIDTH = 8
 
@@ -103,7 +103,7 @@ def model(request, tmp_path_factory):
 
 
 def small(model, **changes):
-    return replace(LatentDiffusionConfig(model=str(model), steps=2, side=64, device="cpu"), **changes)
+    return LatentDiffusionConfig(**{"model": str(model), "steps": 2, "side": 64, "device": "cpu", **changes})
 
 
 def surface(colour=False):
@@ -112,7 +112,7 @@ def surface(colour=False):
 
 
 def test_only_the_mask_is_painted_and_a_seed_fixes_it(model):
-    synthesizer = get_synthesizer("latent_diffusion", latent_diffusion=small(model))
+    synthesizer = small(model).prepare(Material())
     for colour in (False, True):
         picture = surface(colour)
         result, mask = synthesizer(picture, np.random.default_rng(1))
@@ -158,14 +158,14 @@ def test_the_pipeline_is_asked_what_the_paper_asks():
 
 
 def test_masks_of_labelled_defects_are_brought_to_the_picture():
-    config = replace(LatentDiffusionConfig(), masks="labelled", side=64)
+    config = LatentDiffusionConfig(masks="labelled", side=64)
     drawn = np.zeros((36, 55), dtype=np.bool_)
     drawn[10:20, 5:30] = True
     synthesizer = LatentDiffusion(config, masks=[drawn], pipeline=Recorder())
     _, mask = synthesizer(surface(), np.random.default_rng(0))
     np.testing.assert_array_equal(mask, drawn.repeat(2, axis=0).repeat(2, axis=1))
     with pytest.raises(RecipeError, match="masks from labelled defects, and the training split has none"):
-        LatentDiffusion(config, pipeline=Recorder())
+        config.prepare(Material())
 
 
 def test_models_that_cannot_be_loaded_are_named_with_the_cure(model, tmp_path, monkeypatch):
@@ -193,10 +193,12 @@ def test_a_device_that_is_not_there_is_named(model):
     if torch.cuda.is_available():
         pytest.skip("there is a CUDA device")
     with pytest.raises(RecipeError, match="device 'cuda'"):
-        LatentDiffusion(small(model, device="cuda"))
+        small(model, device="cuda").prepare(Material(device="cpu"))
+    with pytest.raises(RecipeError, match="device 'cuda'"):
+        small(model, device="auto").prepare(Material(device="cuda"))
 
 
 def test_the_recipe_holds_the_numbers_of_the_paper():
     recipe = read_recipe(Path(__file__).parents[2] / "build" / "recipes" / "latent_diffusion.yaml")
-    assert recipe.synthesis == "latent_diffusion"
-    assert recipe.latent_diffusion == LatentDiffusionConfig(masks="labelled")
+    assert recipe.synthesis == LatentDiffusionConfig(masks="labelled")
+    assert recipe.synthesis.labelled

@@ -1,6 +1,9 @@
 """Teachers, patch features and the generator the built-in teacher learns from."""
 
 import json
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +17,21 @@ from transformers import (
     BertConfig,
     Dinov2Backbone,
     Dinov2Config,
+    DINOv3ViTBackbone,
+    DINOv3ViTConfig,
     ResNetBackbone,
     ResNetConfig,
     ResNetForImageClassification,
 )
 
-from flawline.errors import ArtefactError
+from flawline import registry
+from flawline.errors import ArtefactError, RecipeError
+from flawline.teachers import Teacher, default_layers, load_teacher
+from flawline.teachers.adapt import AdaptConfig, adapt
 from flawline.teachers.generator import Dice
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.patch_features import PatchFeatures
-from flawline.teachers.teacher import BUILTIN, Teacher, load_teacher
+from flawline.teachers.transformers_models import BUILTIN_FOLDER
 
 
 def pictures(count: int, size: int, seed: int = 0) -> Tensor:
@@ -70,7 +78,7 @@ def test_builtin_gives_strides_8_and_16_and_is_small() -> None:
     assert (teacher.layers, teacher.channels) == ((2, 3), (64, 128))
     assert (fine.shape, coarse.shape) == ((2, 64, 8, 8), (2, 128, 4, 4))
     assert fine.dtype == coarse.dtype == torch.float32
-    (weights,) = BUILTIN.glob("*.safetensors")
+    (weights,) = BUILTIN_FOLDER.glob("*.safetensors")
     assert weights.stat().st_size < 12_000_000
     with safe_open(weights, framework="pt") as file:
         stored = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - not a dict
@@ -80,9 +88,9 @@ def test_builtin_gives_strides_8_and_16_and_is_small() -> None:
 
 def test_builtin_normalises_by_its_own_numbers() -> None:
     teacher, batch = load_teacher("builtin"), pictures(1, 64)
-    settings = json.loads((BUILTIN / "preprocessor_config.json").read_text())
+    settings = json.loads((BUILTIN_FOLDER / "preprocessor_config.json").read_text())
     pixels = (batch.permute(0, 3, 1, 2) / 255 - settings["image_mean"][0]) / settings["image_std"][0]
-    backbone = ResNetBackbone.from_pretrained(BUILTIN, out_indices=[2, 3]).float().eval()
+    backbone = ResNetBackbone.from_pretrained(BUILTIN_FOLDER, out_indices=[2, 3]).float().eval()
     for got, expected in zip(teacher(batch), backbone(pixels).feature_maps, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -99,7 +107,8 @@ def test_builtin_sees_a_faint_scratch_where_it_is() -> None:
     def embed(values: Tensor) -> Tensor:
         return patches(teacher((values.clamp(0, 1) * 255).to(torch.uint8).permute(0, 2, 3, 1)))
 
-    moved = (embed(scratched) - embed(surface)).norm(dim=2).reshape(8, 12, 12)
+    moved = (embed(scratched) - embed(surface)).norm(dim=3)
+    assert moved.shape == (8, 12, 12)
     assert moved[:, 4:8, 5:7].mean() > 3 * moved[:, :, [0, 1, 10, 11]].mean()
 
 
@@ -194,14 +203,14 @@ def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
     fine[0, 0, 1, 2] = 9.0
     coarse = torch.arange(6.0).reshape(1, 1, 2, 3)
     patches = PatchFeatures()([fine, coarse])
-    assert patches.shape == (1, 24, 2)
-    grid = patches.reshape(4, 6, 2)
+    assert patches.shape == (1, 4, 6, 2)
+    (grid,) = patches
     expected = torch.zeros(4, 6)
     expected[0:3, 1:4] = 1.0  # beyond the border are zeros, and they count
     torch.testing.assert_close(grid[..., 0], expected)
     assert grid[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 9)
     assert grid[3, 5, 1] == pytest.approx((1 + 2 + 4 + 5) / 9)
-    existing = PatchFeatures(count_padding=False)([fine, coarse]).reshape(4, 6, 2)
+    existing = PatchFeatures(count_padding=False)([fine, coarse])[0]
     assert existing[0, 1, 0] == 1.5, "six neighbours at the border, not nine"
     assert existing[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 4)
 
@@ -209,9 +218,9 @@ def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
 def test_faithful_pooling_is_unpadded_then_adaptive() -> None:
     maps = [torch.rand(2, 3, 40, 14), torch.rand(2, 5, 20, 7)]
     patches = PatchFeatures(faithful_pooling=True)(maps)
-    assert patches.shape == (2, 560, 8)
-    assert torch.allclose(patches[:, 0, :3], maps[0][:, :, :3, :3].mean(dim=(2, 3)))
-    assert torch.allclose(patches[:, -1, 3:], maps[1][:, :, -3:, -3:].mean(dim=(2, 3)))
+    assert patches.shape == (2, 40, 14, 8)
+    assert torch.allclose(patches[:, 0, 0, :3], maps[0][:, :, :3, :3].mean(dim=(2, 3)))
+    assert torch.allclose(patches[:, -1, -1, 3:], maps[1][:, :, -3:, -3:].mean(dim=(2, 3)))
 
 
 def damage_weights(folder: Path) -> None:
@@ -276,3 +285,257 @@ def test_missing_teachers_and_layers_are_refused(
         load_teacher("hf:nobody/nothing")
     with pytest.raises(ArtefactError, match="from 1 to 4"):
         load_teacher(str(resnet), layers=(3, 5))
+
+
+def saved_and_rebuilt(teacher: Teacher) -> Teacher:
+    """What comes back from a description in JSON and tensors in a file's form."""
+    rebuilt = Teacher.rebuilt(json.loads(json.dumps(teacher.description())))
+    rebuilt.load_state_dict({name: value.clone() for name, value in teacher.state_dict().items()})
+    return rebuilt
+
+
+def assert_the_same_teacher(one: Teacher, other: Teacher) -> None:
+    assert other.description() == one.description()
+    assert other.channels == one.channels
+    assert not any(module.training for module in other.modules())
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+    for first, second in zip(one(pictures(2, 56)), other(pictures(2, 56)), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_builtin_is_rebuilt_bit_for_bit_and_draws_nothing() -> None:
+    teacher = load_teacher("builtin", layers=(1, 3), even_exposure=True)
+    state = torch.get_rng_state()
+    rebuilt = saved_and_rebuilt(teacher)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (rebuilt.source, rebuilt.layers, rebuilt.even_exposure) == ("builtin", (1, 3), True)
+    assert_the_same_teacher(teacher, rebuilt)
+
+
+@pytest.mark.parametrize("prefix", ["", "hf:"])
+@pytest.mark.parametrize("name", ["resnet", "dinov2"])
+def test_teachers_are_rebuilt_when_their_folder_is_gone(
+    name: str, prefix: str, request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(name)
+    teacher = load_teacher(f"{prefix}{folder}")
+    shutil.rmtree(folder)
+    assert_the_same_teacher(teacher, saved_and_rebuilt(teacher))
+
+
+def test_tables_that_depend_on_how_a_model_was_loaded_are_kept(tmp_path: Path) -> None:
+    """The frequencies of a rotary position embedding come out rounded when a model of half precision is loaded."""
+    config = DINOv3ViTConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2, patch_size=14
+    )
+    DINOv3ViTBackbone(config).half().save_pretrained(tmp_path)
+    teacher = load_teacher(str(tmp_path))
+    assert_the_same_teacher(teacher, saved_and_rebuilt(teacher))
+
+
+@pytest.mark.parametrize("name", ["resnet", "dinov2"])
+def test_an_adapted_teacher_is_rebuilt_with_its_marks(name: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(name)
+    squares, config = list(pictures(4, 96).numpy()), AdaptConfig(steps=2, crop=64, normals=2, tested=2)
+    teacher, _ = adapt(load_teacher(str(folder)), squares, ["a", "b", "c", "d"], config, seed=0)
+    shutil.rmtree(folder)
+    rebuilt = saved_and_rebuilt(teacher)
+    assert rebuilt.channels[-1] == 1
+    assert_the_same_teacher(teacher, rebuilt)
+
+
+def without_fingerprint(description: dict) -> None:
+    del description["fingerprint"]
+
+
+def with_other_layers(description: dict) -> None:
+    description["layers"] = [1, 2]
+
+
+def with_other_normalisation(description: dict) -> None:
+    description["mean"][0] = 0.1
+
+
+def of_another_model(description: dict) -> None:
+    description["architecture"]["config"]["model_type"] = "bert"
+
+
+def without_an_architecture(description: dict) -> None:
+    description["architecture"] = {}
+
+
+def with_a_word_for_a_number(description: dict) -> None:
+    description["architecture"]["config"]["hidden_sizes"] = "wide"
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (without_fingerprint, "damaged at fingerprint"),
+        (with_other_layers, "contradicts itself"),
+        (with_other_normalisation, "contradicts itself"),
+        (of_another_model, "bert has no backbone stages"),
+        (without_an_architecture, "not one that this version of transformers can build"),
+        (with_a_word_for_a_number, "not one that this version of transformers can build"),
+    ],
+)
+def test_harmed_descriptions_are_refused(harm: Callable[[dict], None], words: str) -> None:
+    description = load_teacher("builtin").description()
+    harm(description)
+    with pytest.raises(ArtefactError, match=words):
+        Teacher.rebuilt(description)
+
+
+def test_descriptions_without_later_fields_are_read() -> None:
+    description = load_teacher("builtin").description()
+    for name in ("licence", "marks"):
+        del description[name]
+    assert Teacher.rebuilt({**description, "a later field": 1}).licence == "not stated"
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("---\nlicense: mit\ntags:\n- vision\n---\n# A model\n", "mit"),
+        ("---\nlicense: other\nlicense_name: dinov3-license\n---\n", "dinov3-license"),
+        ("---\nlicense:\n- mit\n- apache-2.0\n---\n", "mit, apache-2.0"),
+        ("# A model\n\n---\nlicense: mit\n---\n", "not stated"),
+        ("---\ntags: [vision]\n---\n", "not stated"),
+        ("---\nlicense: [mit\n---\n", "not stated"),
+        ("", "not stated"),
+        (None, "not stated"),
+    ],
+)
+def test_the_licence_of_a_folder_is_that_of_its_model_card(
+    card: str | None, licence: str, resnet: Path
+) -> None:
+    if card is not None:
+        (resnet / "README.md").write_text(card)
+    assert load_teacher(str(resnet)).licence == load_teacher(f"hf:{resnet}").licence == licence
+
+
+def test_the_licence_of_builtin_is_the_project_s(resnet: Path) -> None:
+    assert load_teacher("builtin").licence == "Apache-2.0"
+
+
+def test_only_hub_names_ask_the_hub(resnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, list[str]]] = []
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(resnet)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    for source in ("builtin", str(resnet), f"folder:{resnet}", f"hf:{resnet}"):
+        Teacher.rebuilt(load_teacher(source).description())
+    assert asked == []
+    teacher = load_teacher("hf:somebody/resnet")
+    assert {name for name, _ in asked} == {"somebody/resnet"}
+    assert not any(pattern.endswith((".bin", ".py", "*")) for _, patterns in asked for pattern in patterns)
+    asked.clear()
+    assert_the_same_teacher(teacher, saved_and_rebuilt(teacher))
+    assert asked == []
+
+
+TOY = """
+import hashlib
+import torch
+from torch import nn
+from flawline.errors import ArtefactError
+from flawline.teachers.backbone import Backbone
+from flawline.teachers.sources import Loaded
+
+class Toy(Backbone):
+    def __init__(self, layers):
+        super().__init__(
+            layers=layers, channels=[4 * layer for layer in layers], mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25),
+            architecture={"layers": list(layers)},
+        )
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 4 * layer, 2**layer, 2**layer) for layer in layers)
+
+    def forward(self, pixels):
+        return [convolution(pixels) for convolution in self.convolutions]
+
+class ToySource:
+    def stages(self, name):
+        if name not in ("", "large"):
+            raise ArtefactError(f"toysource has no teacher {name}")
+        return 4
+
+    def load(self, name, layers):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(len(name))
+            return Loaded(Toy(layers), hashlib.sha256(name.encode()).hexdigest(), "MIT")
+
+    def rebuild(self, architecture):
+        return Toy(architecture["layers"])
+
+source = ToySource()
+"""
+
+
+@pytest.fixture
+def toysource(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A package with a teacher source, installed as pip leaves it: a module, and metadata with an entry point."""
+    packages = tmp_path / "packages"
+    facts = packages / "toysource-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (packages / "toysource.py").write_text(TOY)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: toysource\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[flawline.teachers]\ntoy = toysource:source\n")
+    monkeypatch.syspath_prepend(packages)
+    registry._installed.cache_clear()
+    yield packages
+    sys.modules.pop("toysource", None)
+    registry._installed.cache_clear()
+
+
+def test_a_source_of_another_package_gives_teachers(toysource: Path) -> None:
+    del toysource
+    teacher, large = load_teacher("toy"), load_teacher("toy:large", layers=(1, 3), even_exposure=True)
+    assert (teacher.layers, teacher.channels, teacher.licence) == ((2, 3), (8, 12), "MIT")
+    assert [part.shape for part in large(pictures(2, 64))] == [(2, 4, 32, 32), (2, 12, 8, 8)]
+    assert teacher.fingerprint != large.fingerprint
+    assert default_layers("toy:large", (1, 2)) == (1, 2)
+    for each in (teacher, large):
+        assert_the_same_teacher(each, saved_and_rebuilt(each))
+    with pytest.raises(ArtefactError, match="toysource has no teacher small"):
+        load_teacher("toy:small")
+    with pytest.raises(ArtefactError, match=r"teacher toy: layers .* from 1 to 4"):
+        load_teacher("toy", layers=(5,))
+
+
+def test_a_registered_source_wins_over_a_folder_of_its_name(
+    toysource: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del toysource
+    (tmp_path / "toy").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_teacher("toy").source_name == "toy"
+
+
+def test_a_line_whose_source_is_not_installed_says_so(toysource: Path) -> None:
+    description = load_teacher("toy:large").description()
+    shutil.rmtree(toysource)
+    registry._installed.cache_clear()
+    with pytest.raises(RecipeError, match=r"unknown teacher source 'toy'; .*builtin, hf, folder.*install"):
+        Teacher.rebuilt(description)
+    with pytest.raises(RecipeError, match=r"no teacher source 'toy'; .*builtin, hf, folder.*install"):
+        load_teacher("toy:large")
+
+
+@pytest.mark.parametrize("source", ["nowhere", "efficientnet:lite0", "efficientnet:some/name", ""])
+def test_texts_that_name_no_source_list_those_there_are(source: str) -> None:
+    with pytest.raises(RecipeError, match="builtin, hf, folder"):
+        load_teacher(source)
+
+
+def test_a_folder_of_one_word_is_a_teacher(resnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(resnet.parent)
+    assert load_teacher(resnet.name).fingerprint == load_teacher(f"folder:{resnet}").fingerprint
+
+
+@pytest.mark.parametrize("source", ["hf:", "hf", "folder", "folder:", "builtin:large"])
+def test_sources_without_a_model_to_give_say_what_to_write(source: str) -> None:
+    with pytest.raises(ArtefactError, match="give builtin"):
+        load_teacher(source)

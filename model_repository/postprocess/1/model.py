@@ -1,47 +1,55 @@
-"""Shared stage: what the parts of a line found, and the line's constants, become its verdicts."""
+"""Shared stage: what the parts of a line found becomes its verdicts, by the rules of its artefact."""
 
 import cv2
 
-from flawline.errors import ArtefactError
-from flawline.scoring.fusion import Evidence
+from flawline.artefact.rules import Rules
+from flawline.artefact.shelf import Shelf
+from flawline.errors import ArtefactError, FlawlineError
+from flawline.scoring.finding import ROLES, Finding
 from flawline.scoring.picture import Geometry
-from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import judge
 from flawline.serving import triton
 from flawline.serving.answers import respond
 
+LINES = 1024
+"""Lines whose rules are kept; they are a few kilobytes each."""
+
 
 class TritonPythonModel:
-    """SETTINGS, CALIBRATION, GEOMETRY, and DISCREPANCY or RATIO_MAP and RATIO_SCORE or all -> tensors of a line."""
+    """ARTEFACT_KEY, GEOMETRY and for each part MAP_n, SCORE_n or BOXES_n -> the output tensors of a line."""
 
     def initialize(self, args):
         cv2.setNumThreads(triton.threads(args))
+        self.shelf = Shelf(triton.repository(args), Rules.load, most=LINES)
 
     def execute(self, requests):
         return [self.respond(request) for request in requests]
 
     def respond(self, request):
         try:
-            return respond([judge(*picture) for picture in self.pictures(request)])
+            return respond(list(self.verdicts(request)))
         except ArtefactError as error:  # of this request alone: those beside it are answered
             return triton.fail(str(error))
+        except FlawlineError as error:
+            return triton.refuse(str(error))
 
-    def pictures(self, request):
-        """Evidence, Geometry, LineSettings and calibration of each picture of a request."""
-        constants = [triton.array(request, name) for name in ("SETTINGS", "CALIBRATION", "GEOMETRY")]
-        count = len(constants[0])
-        maps, scores, discrepancies = (
-            [None] * count if values is None else values
-            for values in (
-                triton.optional_array(request, name) for name in ("RATIO_MAP", "RATIO_SCORE", "DISCREPANCY")
-            )
-        )
-        for values, calibration, (width, height), ratio_map, score, discrepancy in zip(
-            *constants, maps, scores, discrepancies, strict=True
-        ):
-            settings = LineSettings.from_array(values)
-            if (ratio_map is None) != (score is None):
-                msg = "RATIO_MAP and RATIO_SCORE go together; send both or neither"
-                raise ArtefactError(msg)
-            evidence = Evidence(ratio_map, 0.0 if score is None else float(score[0]), discrepancy)
-            yield evidence, Geometry.fit(int(width), int(height), settings.size), settings, calibration
+    def verdicts(self, request):
+        """The verdict of each picture of a request."""
+        rules = self.shelf.get(triton.key(request))
+        settings, calibration = rules.settings, rules.calibration.scores
+        sent = [
+            {
+                role: values
+                for role in ROLES
+                if (values := triton.optional_array(request, f"{role.upper()}_{number}")) is not None
+            }
+            for number in range(1, len(settings.parts) + 1)
+        ]
+        for row, (width, height) in enumerate(triton.array(request, "GEOMETRY")):
+            findings = [
+                Finding.of(
+                    {role: values[row] for role, values in part.items()}, {role: role for role in part}
+                )
+                for part in sent
+            ]
+            yield judge(findings, Geometry.fit(int(width), int(height), settings.size), settings, calibration)

@@ -6,11 +6,16 @@ from collections import defaultdict
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from flawline.artefact.served import score_patches
-from flawline.scoring.knn import Neighbours
+from flawline.artefact.rules import Rules
+from flawline.artefact.shelf import Shelf
+from flawline.errors import FlawlineError
 from flawline.scoring.picture import Geometry
-from flawline.scoring.settings import LineSettings
+from flawline.scoring.ratio import Neighbours, RatioSettings, find_ratio
 from flawline.serving import triton
+
+STAGE = "ratio_scoring"
+LINES = 1024
+"""Lines whose constants are kept; they are a few kilobytes each."""
 
 
 class BankError(Exception):
@@ -18,7 +23,7 @@ class BankError(Exception):
 
 
 async def ask(bank, embedding, key):
-    """Ask one bank for FP32 [B, P, D]; returns one Neighbours per picture."""
+    """Ask one bank for FP32 [B, rows, columns, D]; returns one Neighbours per picture."""
     response = await pb_utils.InferenceRequest(
         model_name=bank,
         requested_output_names=["DISTANCE", "CROWDING"],
@@ -42,36 +47,53 @@ async def ask_both(embedding, key, has_positive):
     return await asyncio.gather(negative, ask("memory_bank_positive", embedding, key))
 
 
+def load(folder, manifest):
+    """Size of a line's square, and its constants of ratio scoring."""
+    part = Rules.load(folder, manifest).part_of(STAGE, manifest)
+    return manifest.size, RatioSettings.model_validate(part.options)
+
+
 class TritonPythonModel:
-    """EMBEDDING, ARTEFACT_KEY, SETTINGS, GEOMETRY -> RATIO_MAP FP32 [g, g] and RATIO_SCORE FP32 [1]."""
+    """EMBEDDING, ARTEFACT_KEY, GEOMETRY -> RATIO_MAP FP32 [rows, columns] and RATIO_SCORE FP32 [1]."""
+
+    def initialize(self, args):
+        self.shelf = Shelf(triton.repository(args), load, most=LINES)
 
     async def execute(self, requests):
-        embeddings = [triton.array(request, "EMBEDDING") for request in requests]
         lines = defaultdict(list)
         for i, request in enumerate(requests):
-            lines[tuple(triton.array(request, "ARTEFACT_KEY")[0].tolist())].append(i)
+            # Only requests of one line and one shape can be asked about together.
+            lines[(triton.key(request), triton.array(request, "EMBEDDING").shape[1:])].append(i)
         responses = [None] * len(requests)
         await asyncio.gather(
-            *(self.score_line(key, rows, requests, embeddings, responses) for key, rows in lines.items())
+            *(self.score_line(key, rows, requests, responses) for (key, _), rows in lines.items())
         )
         return responses
 
-    async def score_line(self, key, rows, requests, embeddings, responses):
-        settings = LineSettings.from_array(triton.array(requests[rows[0]], "SETTINGS")[0])
-        together = np.concatenate([embeddings[i] for i in rows])
+    async def score_line(self, key, rows, requests, responses):
         try:
-            answers = await ask_both(together, key, settings.has_positive)
-        except BankError as error:
+            size, settings = self.shelf.get(key)
+            embeddings = [triton.array(requests[i], "EMBEDDING") for i in rows]
+            answers = await ask_both(np.concatenate(embeddings), key, settings.has_positive)
+        except (BankError, FlawlineError) as error:
             for i in rows:
                 responses[i] = triton.fail(str(error))
             return
-        pairs = iter(zip(*answers, strict=True))
+        pairs = iter(list(zip(*answers, strict=True)))
         for i in rows:
-            scored = [
-                score_patches(*next(pairs), Geometry.fit(int(width), int(height), settings.size), settings)
-                for width, height in triton.array(requests[i], "GEOMETRY")
+            geometries = triton.array(requests[i], "GEOMETRY")
+            mine = [next(pairs) for _ in geometries]
+            responses[i] = self.score_pictures(mine, geometries, size, settings)
+
+    def score_pictures(self, answers, geometries, size, settings):
+        try:
+            found = [
+                find_ratio(*answer, Geometry.fit(int(width), int(height), size), settings)
+                for answer, (width, height) in zip(answers, geometries, strict=True)
             ]
-            responses[i] = triton.answer(
-                RATIO_MAP=np.stack([patch_map for patch_map, _ in scored]),
-                RATIO_SCORE=np.array([[score] for _, score in scored], dtype=np.float32),
-            )
+        except FlawlineError as error:
+            return triton.refuse(str(error))
+        return triton.answer(
+            RATIO_MAP=np.stack([finding.map for finding in found]),
+            RATIO_SCORE=np.array([[finding.score] for finding in found], dtype=np.float32),
+        )

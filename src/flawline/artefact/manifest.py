@@ -7,9 +7,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from flawline.errors import ArtefactError
+from flawline.errors import ArtefactError, first_fault
+from flawline.scoring.finding import Role
 
 FILE = "manifest.json"
+FORMAT = 3
+"""Raised when older code could not serve a new artefact. Whatever is added to a format has a default."""
+OLDEST = 3
+"""Formats before this one kept no weights and no settings that could be read back."""
 
 
 class _Frozen(BaseModel):
@@ -17,23 +22,33 @@ class _Frozen(BaseModel):
 
 
 class DataFacts(_Frozen):
-    """The pictures a line was built from. `fingerprint` is Dataset.fingerprint().
+    """The pictures a line was built from.
 
-    `bank_normals` filled the banks and trained the student, as far as the line has them.
+    Attributes:
+        name: data set, as results print it.
+        fingerprint: SHA-256 of its training pictures and masks; see Dataset.fingerprint.
+        learnt_normals: number of normal pictures that the line learnt from.
+        labelled_defects: number of labelled defect pictures that it learnt from.
+
     """
 
     name: str
     fingerprint: str
-    bank_normals: int
-    calibration_normals: int
+    learnt_normals: int
     labelled_defects: int
-    synthetic_defects: int
 
 
 class CalibrationFacts(_Frozen):
-    """How the decision was calibrated; `promise` says in words what it is worth.
+    """How the decision was calibrated.
 
-    `scores` are the raw scores of normals that the line was not fitted to, ascending.
+    Attributes:
+        method: how the normals were kept apart.
+        asked_false_alarm: budget that was asked for.
+        false_alarm: budget that so many normals support.
+        normals: number of normals that calibrated.
+        promise: what the decision is worth, in words.
+        pixel_threshold: fused, smoothed score from which a pixel is called defective.
+
     """
 
     method: Literal["split", "k-fold"]
@@ -42,28 +57,76 @@ class CalibrationFacts(_Frozen):
     normals: int
     promise: str
     pixel_threshold: float
-    scores: tuple[float, ...]
 
 
 class TrainingFacts(_Frozen):
-    """How a line's student was trained: by which detector, and the mean loss of each tenth of the steps."""
+    """How a part was trained: steps, seconds, and the mean loss of each tenth of the steps."""
 
-    detector: str
     steps: int
     seconds: float
     losses: tuple[float, ...]
 
-    @property
-    def statement(self) -> str:
-        """In words, for the report."""
-        return f"{self.detector}, {self.steps} steps in {self.seconds:.0f} s"
+
+class TensorFacts(_Frozen):
+    """An output of a line's graph; `dims` leave out the batch."""
+
+    name: str
+    dtype: Literal["FP32", "INT32"] = "FP32"
+    dims: tuple[int, ...]
+
+
+class PartFacts(_Frozen):
+    """One part of a line.
+
+    Attributes:
+        name: name of the detector.
+        outputs: what the part adds to the line's graph.
+        stage: shared Triton stage that turns these outputs into the finding; None where they are the finding.
+        gives: tensor that holds each role of the finding.
+        maps: positions among the teacher's maps of those that the part takes.
+        architecture: what is needed to build its network again, as JSON values.
+        statements: what a report says of it, in words, by heading.
+        training: how it was trained; None for a part without training.
+
+    """
+
+    name: str
+    outputs: tuple[TensorFacts, ...]
+    stage: str | None
+    gives: dict[Role, str]
+    maps: tuple[int, ...]
+    architecture: dict[str, Any]
+    statements: dict[str, str]
+    training: TrainingFacts | None
+
+
+class Origin(_Frozen):
+    """The version that another one was made from, and what was changed, in words."""
+
+    version: int
+    change: str
 
 
 class ParityFacts(_Frozen):
     """How far the answers of one path lie from eager torch on the same pictures.
 
-    `max_score_difference` is relative to the larger of the two scores. `path` is 'graph' (exported, ONNX Runtime),
-    'target' (compiled, in process), 'ensemble', 'ensemble pixels' or 'fused' (the last three by a real server).
+    Builds before maps and boxes were compared left the fields that have defaults at these.
+
+    Attributes:
+        path: 'graph' (exported, by ONNX Runtime), 'target' (compiled, in process), 'ensemble', 'ensemble pixels' or
+            'fused' (the last three by a real server).
+        pictures: number of pictures.
+        max_score_difference: largest difference of a score, relative to the larger of the two, >= 0.
+        rank_correlation: Spearman's, between both paths' scores, -1 to 1; 1 where either path's are all equal.
+        decisions_flipped: number of pictures that only one of the two calls defective.
+        scores_differ: whether eager torch gave the pictures more than one score.
+        max_map_difference: largest difference of an anomaly map's pixel, >= 0, in units of the pixel threshold and,
+            above it, relative to eager torch's pixel.
+        unexplained_mask_share: share of all mask pixels, 0 to 1, that differ although eager torch's map is not
+            near the threshold there.
+        boxes_without_counterpart: number of boxes, of eager torch and of the path together, that the other lacks.
+        min_box_iou: smallest intersection over union of a box and its counterpart, 0 to 1; None without boxes.
+
     """
 
     path: str
@@ -71,18 +134,42 @@ class ParityFacts(_Frozen):
     max_score_difference: float
     rank_correlation: float
     decisions_flipped: int
+    scores_differ: bool = True
+    max_map_difference: float | None = None
+    unexplained_mask_share: float | None = None
+    boxes_without_counterpart: int | None = None
+    min_box_iou: float | None = None
 
 
 class Manifest(_Frozen):
     """Everything that is known of a line's version.
 
-    For a square of `size` pixels the graph gives `patches` features of `dimensions` numbers, both 0 for a line
-    without memory banks, and a map of `discrepancy` rows and columns, None for a line without a student. `training`
-    tells how that was trained, `fusion` in words how both become one, None where there is nothing to tell. `fused`
-    says whether the line is also published as one model. `files` maps each file's name to its SHA-256.
+    Attributes:
+        format: form of the artefact.
+        line, version: name and number under which it is published.
+        detector: its parts, joined by +.
+        created: time of the build, ISO 8601.
+        flawline: version of Flawline that built it.
+        recipe: all settings of the build.
+        seed: seed of every random choice.
+        size: side of the model square in pixels.
+        fused: whether the line is also published as one model.
+        data: pictures it was built from.
+        teacher: description of the teacher; see flawline.teachers.Teacher.description.
+        parts: its parts, in the order of its settings.
+        fusion: how several parts become one, in words; None for a part alone.
+        target: how its graph was compiled.
+        calibration: how its decision was calibrated.
+        metrics: figures on the pictures that parity compared; None where these had no labels.
+        parity: comparisons of served and trained answers.
+        origin: version that it was made from; None for one that was fitted.
+        libraries: versions of the libraries that built it.
+        artefact_key: two numbers that the graph gives and by which stages find settings and banks.
+        files: SHA-256 of each other file by its path in the folder.
+
     """
 
-    format: Literal[2] = 2
+    format: int = FORMAT
     line: str
     version: int
     detector: str
@@ -91,27 +178,23 @@ class Manifest(_Frozen):
     recipe: dict[str, Any]
     seed: int
     size: int
-    patches: int
-    dimensions: int
-    discrepancy: tuple[int, int] | None
     fused: bool
     data: DataFacts
-    teacher: str
-    teacher_fingerprint: str
-    positive_bank: str
-    training: TrainingFacts | None
+    teacher: dict[str, Any]
+    parts: tuple[PartFacts, ...]
     fusion: str | None
     target: str
     calibration: CalibrationFacts
     metrics: dict[str, Any] | None
     parity: tuple[ParityFacts, ...]
+    origin: Origin | None = None
     libraries: dict[str, str]
     artefact_key: tuple[int, int]
     files: dict[str, str]
 
     def write(self, folder: Path) -> None:
         """Write `folder`/manifest.json; the folder is not published yet, so no reader can see half of it."""
-        (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n")
+        (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def sha256(path: Path) -> str:
@@ -120,46 +203,79 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in a folder and below it, by its path there, but for the manifest itself."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
 def read(folder: Path) -> Manifest:
-    """Read a version folder's manifest. Raises ArtefactError naming it when missing, not valid or too old."""
+    """Read a version folder's manifest.
+
+    Raises:
+        ArtefactError: it is missing or not valid, or its format is too old or too new.
+
+    """
     path = folder / FILE
     try:
-        return Manifest.model_validate_json(path.read_text())
-    except (OSError, ValidationError, ValueError) as error:
-        reason = _reason(error) if isinstance(error, ValidationError) else error
-        msg = f"{path}: not a manifest of this version of Flawline ({reason}); build the line again"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        form = content.get("format") if isinstance(content, dict) else None
+    except (OSError, ValueError) as error:
+        msg = f"{path}: the manifest cannot be read ({error}); build the line again"
+        raise ArtefactError(msg) from error
+    if isinstance(form, int) and form > FORMAT:
+        msg = (
+            f"{path}: the artefact has format {form}, and this Flawline knows up to {FORMAT}; update Flawline"
+        )
+        raise ArtefactError(msg)
+    if isinstance(form, int) and form < OLDEST:
+        msg = (
+            f"{path}: the artefact has format {form}, which kept neither weights nor settings; "
+            "build the line again"
+        )
+        raise ArtefactError(msg)
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        msg = f"{path}: not a manifest ({first_fault(error)}); build the line again"
         raise ArtefactError(msg) from error
 
 
-def _reason(error: ValidationError) -> str:
-    """What is wrong with a manifest; its form first, since the rest follows from that."""
-    forms = [wrong["input"] for wrong in error.errors() if wrong["loc"] == ("format",)]
-    if forms == [1]:
-        return "it is of format 1, whose graphs lack constants that today's stages need"
-    return f"its format is {forms[0]!r}, not 2" if forms else error.errors()[0]["msg"]
+def checked(folder: Path, manifest: Manifest, name: str) -> Path:
+    """Path of one file of an artefact.
+
+    Raises:
+        ArtefactError: it is missing or not the one that the build wrote.
+
+    """
+    path = folder / name
+    if not path.is_file():
+        msg = f"{path}: missing; build the line again or roll back to another version"
+        raise ArtefactError(msg)
+    if sha256(path) != manifest.files.get(name):
+        msg = (
+            f"{path}: damaged, changed by hand or from another build (SHA-256 differs from {FILE}); "
+            "build again or roll back"
+        )
+        raise ArtefactError(msg)
+    return path
 
 
 def verify(folder: Path) -> Manifest:
     """Read the manifest and compare every file with it.
 
     Raises:
-        ArtefactError: naming the first file that is missing or is not the one the build wrote.
+        ArtefactError: it names the first file that is missing or is not the one the build wrote.
 
     """
     manifest = read(folder)
-    for name, expected in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            msg = f"{path}: missing; build the line again or roll back to another version"
-            raise ArtefactError(msg)
-        if sha256(path) != expected:
-            msg = f"{path}: damaged or from another build (SHA-256 differs from {FILE}); build again or roll back"
-            raise ArtefactError(msg)
+    for name in manifest.files:
+        checked(folder, manifest, name)
     return manifest
 
 
 def artefact_key(parts: dict[str, Any]) -> tuple[int, int]:
-    """Two non-negative INT32 that stand for `parts` (JSON-serialisable): they tie a graph to its own banks.
+    """Two non-negative INT32 that stand for `parts` (JSON-serialisable): they tie a graph to its own artefact.
 
     Not one INT64: OpenVINO computes with 32-bit integers on the CPU.
     """

@@ -1,82 +1,115 @@
 """A whole line in one process: graph, banks, fusion, verdict. The `fused` assembly, and what parity compares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from flawline.artefact.manifest import verify
-from flawline.scoring.fusion import Evidence
-from flawline.scoring.knn import BankIndex, Floats, Neighbours
+from flawline.artefact.manifest import Manifest, PartFacts, checked, verify
+from flawline.artefact.rules import Rules
+from flawline.errors import ArtefactError
+from flawline.scoring.finding import Finding
+from flawline.scoring.knn import BankIndex
 from flawline.scoring.picture import Geometry, Pixels, letterbox
-from flawline.scoring.ratio import ratio_map
-from flawline.scoring.settings import LineSettings
+from flawline.scoring.ratio import RatioSettings, find_ratio
+from flawline.scoring.settings import PartSettings
 from flawline.scoring.verdict import Verdict, judge
-from flawline.targets.graph import load_graph
+from flawline.targets import TARGETS
 
 NEGATIVE = "bank_negative.safetensors"
 POSITIVE = "bank_positive.safetensors"
+RATIO_STAGE = "ratio_scoring"
+"""Shared stage of the parts that search memory banks."""
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
-def score_patches(
-    negative: Neighbours, positive: Neighbours | None, geometry: Geometry, settings: LineSettings
-) -> tuple[Floats, float]:
-    """Ratio map and raw score of one picture from the banks' answers for its P = g * g patches."""
-    side = int(np.sqrt(len(negative.distance)))
-    return ratio_map(
-        negative, positive, geometry.patch_mask(side, side), settings.image_score, settings.positive_weight
-    )
+class Finder(Protocol):
+    """Turns what the graph gave for one picture into the finding of one part."""
+
+    def find(self, arrays: Arrays, geometry: Geometry) -> Finding:
+        """Take the graph's outputs by name, without the batch."""
+        ...
+
+
+class GraphFinder:
+    """A part whose finding is in the graph's outputs."""
+
+    def __init__(self, part: PartFacts) -> None:
+        self._gives = part.gives
+
+    def find(self, arrays: Arrays, geometry: Geometry) -> Finding:
+        """See Finder."""
+        del geometry
+        return Finding.of(arrays, self._gives)
+
+
+class RatioFinder:
+    """A part whose patches are compared with memory banks."""
+
+    def __init__(
+        self, part: PartFacts, settings: PartSettings, folder: Path, manifest: Manifest, threads: int
+    ) -> None:
+        self._embedding = part.outputs[0].name
+        self._settings = RatioSettings.model_validate(settings.options)
+        names = (NEGATIVE, POSITIVE) if self._settings.has_positive else (NEGATIVE,)
+        banks = [BankIndex.load(checked(folder, manifest, name), threads=threads) for name in names]
+        self._negative, self._positive = banks[0], banks[1] if len(banks) > 1 else None
+
+    def find(self, arrays: Arrays, geometry: Geometry) -> Finding:
+        """See Finder."""
+        embedding = arrays[self._embedding]
+        positive = None if self._positive is None else self._positive.search(embedding)
+        return find_ratio(self._negative.search(embedding), positive, geometry, self._settings)
 
 
 class ServedLine:
-    """A published artefact, loaded and verified. Uses `threads` CPU threads.
+    """A published artefact, loaded and verified.
 
-    `negative` and `positive` are None for lines without that bank.
+    Attributes:
+        manifest: what the artefact says of itself.
+        rules: its settings and calibration.
+        graph: its compiled graph.
+
     """
 
     def __init__(self, folder: Path, *, threads: int, target: str | None = None) -> None:
-        """Load from a version folder, with the graph for `target` (default: the one it was compiled for).
+        """Load from a version folder.
 
-        Raises ArtefactError naming what is damaged.
+        Args:
+            folder: the artefact.
+            threads: number of CPU threads for graph and banks.
+            target: how to run the graph; None is the target it was compiled for.
+
+        Raises:
+            ArtefactError: a file is missing, damaged or of another build.
+
         """
         self.manifest = verify(folder)
         self.size = self.manifest.size
-        self.graph = load_graph(folder, target or self.manifest.target, threads=threads)
+        self.rules = Rules.load(folder, self.manifest)
+        self.graph = TARGETS.get(target or self.manifest.target).load(folder, threads)
         blank = np.zeros((1, self.size, self.size, 3), dtype=np.uint8)
-        outputs = self.graph.run(blank)  # warms up as well
-        self.settings = LineSettings.from_array(cast(Floats, outputs["SETTINGS"][0]))
-        self.calibration = cast(Floats, outputs["CALIBRATION"][0])
-        self.negative, self.positive = (
-            BankIndex.load(folder / name, threads=threads) if has else None
-            for name, has in ((NEGATIVE, self.settings.has_ratio), (POSITIVE, self.settings.has_positive))
-        )
+        key = tuple(self.graph.run(blank)["ARTEFACT_KEY"][0].tolist())  # warms up as well
+        if key != self.manifest.artefact_key:
+            msg = f"{folder}: graph and settings are of different builds; build the line again or roll back"
+            raise ArtefactError(msg)
+        self._finders: list[Finder] = [
+            RatioFinder(part, settings, folder, self.manifest, threads)
+            if part.stage == RATIO_STAGE
+            else GraphFinder(part)
+            for part, settings in zip(self.manifest.parts, self.rules.settings.parts, strict=True)
+        ]
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph and one of each bank it has."""
+        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph."""
         squares, geometries = zip(*(letterbox(pixels, self.size) for pixels in pictures), strict=True)
-        outputs = cast(dict[str, Floats], self.graph.run(np.stack(squares)))
-        negative, positive = (
-            search_batch(bank, outputs["EMBEDDING"]) if bank else [None] * len(pictures)
-            for bank in (self.negative, self.positive)
-        )
-        discrepancy = outputs.get("DISCREPANCY", [None] * len(pictures))
-        verdicts = []
-        for near, defect, differing, geometry in zip(
-            negative, positive, discrepancy, geometries, strict=True
-        ):
-            patch_map, score = (
-                (None, 0.0) if near is None else score_patches(near, defect, geometry, self.settings)
-            )
-            evidence = Evidence(patch_map, score, differing)
-            verdicts.append(judge(evidence, geometry, self.settings, self.calibration))
-        return verdicts
+        outputs = self.graph.run(np.stack(squares))
+        return [self._judge(outputs, number, geometry) for number, geometry in enumerate(geometries)]
 
-
-def search_batch(index: BankIndex, embedding: Floats) -> list[Neighbours]:
-    """Ask one bank for FP32 [B, P, D] in a single search; one answer per picture."""
-    batch, patches, dimensions = embedding.shape
-    found = index.search(embedding.reshape(batch * patches, dimensions))
-    distances = found.distance.reshape(batch, patches)
-    crowdings = found.crowding.reshape(batch, patches)
-    return [Neighbours(d, c) for d, c in zip(distances, crowdings, strict=True)]
+    def _judge(self, outputs: Arrays, number: int, geometry: Geometry) -> Verdict:
+        arrays = {name: values[number] for name, values in outputs.items()}
+        findings = [finder.find(arrays, geometry) for finder in self._finders]
+        return judge(findings, geometry, self.rules.settings, self.rules.calibration.scores)

@@ -12,7 +12,7 @@ photographed several times such a split leaks; write a split.csv with groups ins
 
 from pathlib import Path
 
-from flawline.data.files import MaskFolder, class_name, find_pictures, relative_stem, subfolders
+from flawline.data.folders import MaskFolder, class_name, find_pictures, relative_stem, subfolders
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.data.splits import split_by_group
 from flawline.errors import DataError

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from flawline.data.files import find_pictures, mask_is_empty
+from flawline.data.folders import find_pictures, mask_is_empty
 from flawline.data.groups import join
 from flawline.data.sample import GOOD, Sample
 from flawline.data.splits import split_by_group

@@ -7,7 +7,7 @@ alone.
 
 from pathlib import Path
 
-from flawline.data.files import find_pictures, mask_is_empty, relative_stem, require_folder
+from flawline.data.folders import find_pictures, mask_is_empty, relative_stem, require_folder
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.errors import DataError
 

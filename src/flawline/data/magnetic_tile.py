@@ -10,7 +10,7 @@ whole tile at a time.
 from dataclasses import replace
 from pathlib import Path
 
-from flawline.data.files import class_name, find_pictures, subfolders
+from flawline.data.folders import class_name, find_pictures, subfolders
 from flawline.data.groups import near_copies
 from flawline.data.sample import GOOD, Sample
 from flawline.data.splits import split_by_group

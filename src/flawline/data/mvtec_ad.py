@@ -6,7 +6,7 @@ every picture stands alone. All of `train` is normal.
 
 from pathlib import Path
 
-from flawline.data.files import (
+from flawline.data.folders import (
     MaskFolder,
     class_name,
     find_pictures,

@@ -1,6 +1,7 @@
 """One picture with what is known of it, and a data set as a tuple of them."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,11 @@ class Sample:
         """The image label; an empty mask does not change it."""
         return self.defect_class != GOOD
 
+    @property
+    def title(self) -> str:
+        """Folder and file name of the picture, by which people know it."""
+        return f"{self.image.parent.name}/{self.image.name}"
+
     def read_image(self) -> Pixels:
         """UINT8 [H, W, 3], RGB. Raises DataError naming the file if it cannot be read."""
         try:
@@ -63,6 +69,12 @@ class Sample:
         if mask.shape != (height, width):
             mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
         return np.asarray(mask, dtype=np.bool_)
+
+
+def masks_of(samples: Iterable[Sample]) -> list[NDArray[np.bool_]]:
+    """Masks of labelled defects that are not empty: BOOL [H, W] each. Raises DataError as `Sample` does."""
+    read = (sample.read_mask(*sample.read_image().shape[:2]) for sample in samples if sample.mask is not None)
+    return [mask for mask in read if mask.any()]
 
 
 @dataclass(frozen=True)

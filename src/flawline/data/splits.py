@@ -9,7 +9,7 @@ from typing import cast
 
 import numpy as np
 
-from flawline.data.files import class_name
+from flawline.data.folders import class_name
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.errors import DataError
 

@@ -9,7 +9,7 @@ import csv
 from pathlib import Path
 from typing import cast
 
-from flawline.data.files import class_name, require_folder
+from flawline.data.folders import class_name, require_folder
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.errors import DataError
 

@@ -1,72 +1,63 @@
-"""A line's detector in eager torch: one teacher pass, shared by memory banks and student."""
+"""A line's detectors in eager torch: one teacher pass, shared by all parts."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from flawline.data.squares import Square
-from flawline.detectors.exdd.model import ExDD
-from flawline.scoring.fusion import Evidence
+from flawline.detectors.part import Part
+from flawline.scoring.finding import Finding
 from flawline.teachers import Teacher
 
 
-class Student(Protocol):
-    """What a line asks of the student-teacher detectors, `sacd` and `ddpm_ast`; both are nn.Modules."""
-
-    def __call__(self, pixels: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Discrepancy FP32 [B, h, w] >= 0, from prepared pixels FP32 [B, 3, S, S] and the teacher's maps."""
-        ...
-
-
 class Line(nn.Module):
-    """Teacher, and memory banks, a student, or both.
+    """Teacher and parts.
 
     Attributes:
-        teacher: gives the maps of all layers that a part needs.
-        memory: ExDD on the same teacher (which picks its own maps), or None.
-        student: sacd or ddpm_ast, or None.
-        student_maps: positions among the teacher's maps of those that the student compares.
+        teacher: gives the maps of all layers that a part takes.
+        parts: at least one, in the order of the line's findings.
 
     """
 
-    def __init__(
-        self, teacher: Teacher, memory: ExDD | None, student: nn.Module | None, student_maps: tuple[int, ...]
-    ) -> None:
+    def __init__(self, teacher: Teacher, parts: Sequence[Part]) -> None:
         super().__init__()
-        if memory is None and student is None:
-            msg = "a line needs memory banks, a student, or both"
-            raise ValueError(msg)
         self.teacher = teacher
-        self.memory = memory
-        self.student = student
-        self.student_maps = student_maps
+        self.parts = tuple(parts)
+        self.modules_of_parts = nn.ModuleList(part.module for part in parts)
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Turn UINT8 [B, S, S, 3] into embedding FP32 [B, P, D] and discrepancy FP32 [B, h, w], or None.
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what the parts give, in their order."""
+        return tuple(name for part in self.parts for name in part.outputs)
 
-        This is the part that is exported.
-        """
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """Turn UINT8 [B, S, S, 3] into the tensors of `outputs`, batch first. This is what is exported."""
         pixels = self.teacher.prepare(pictures)
         maps = self.teacher.maps(pixels)
-        embedding = None if self.memory is None else self.memory.features(maps)
-        discrepancy = (
-            None if self.student is None else self.student(pixels, [maps[i] for i in self.student_maps])
-        )
-        return embedding, discrepancy
+        given: list[Tensor] = []
+        for part in self.parts:
+            made = part.module(pixels, [maps[position] for position in part.maps])
+            given += [made] if isinstance(made, Tensor) else made
+        return tuple(given)
 
     @torch.inference_mode()
-    def score(self, squares: Sequence[Square]) -> list[Evidence]:
+    def find(self, squares: Sequence[Square]) -> list[list[Finding]]:
         """What each part finds on each square, in eager torch."""
         pictures = torch.from_numpy(np.stack([square.pixels for square in squares]))
-        embedding, discrepancy = self(pictures.to(self.teacher.mean.device))
-        found = []
-        for number, square in enumerate(squares):
-            ratio_map, ratio_score = None, 0.0
-            if self.memory is not None and embedding is not None:
-                ratio_map, ratio_score = self.memory.judge(embedding[number], square.geometry)
-            differing = None if discrepancy is None else discrepancy[number].float().cpu().numpy()
-            found.append(Evidence(ratio_map, ratio_score, differing))
-        return found
+        given = dict(zip(self.outputs, self(pictures.to(self.teacher.mean.device)), strict=True))
+        return [
+            [
+                part.find({name: given[name][row] for name in part.outputs}, square.geometry)
+                for part in self.parts
+            ]
+            for row, square in enumerate(squares)
+        ]
+
+    def moved(self, device: str | torch.device) -> "Line":
+        """Move teacher and parts to a device; returns the line itself."""
+        self.to(device)
+        for part in self.parts:
+            part.to(torch.device(device))
+        return self

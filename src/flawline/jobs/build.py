@@ -1,69 +1,12 @@
-"""Build a line: fit, calibrate, export, compile, prove that it is served as it was trained, publish."""
+"""Build a line: fit it to a data set and release it."""
 
-import hashlib
-import json
-import os
-import platform
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version as installed_version
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from safetensors.numpy import save_file
-from torch import nn
-
-from flawline import __version__
-from flawline.artefact.manifest import (
-    CalibrationFacts,
-    DataFacts,
-    Manifest,
-    ParityFacts,
-    TrainingFacts,
-    artefact_key,
-    sha256,
-)
-from flawline.artefact.served import NEGATIVE, POSITIVE, ServedLine
 from flawline.data import Dataset, Sample
-from flawline.detectors.exdd.model import MemoryBank
-from flawline.detectors.export import LineGraph, export_onnx
-from flawline.detectors.line import Line
-from flawline.errors import DataError, FlawlineError
-from flawline.jobs.fit import FittedLine, fit, parse_detector
-from flawline.jobs.prove import Answer, compare, demand_parity
-from flawline.progress import say, track
+from flawline.jobs.fit import fit
+from flawline.jobs.release import ReleasedLine, release, reserve
 from flawline.recipe import Recipe
-from flawline.report.evaluation import Evaluation
-from flawline.report.page import write_report
-from flawline.repository import names, publish
-from flawline.serving.tritonserver import TritonServer
-from flawline.targets.compile import check_target, compile_graph
-from flawline.teachers.adapt import AdaptConfig
-from flawline_client import Inspection, InspectionClient
-
-LIBRARIES = (
-    "torch",
-    "transformers",
-    "onnx",
-    "onnxruntime",
-    "openvino",
-    "faiss-cpu",
-    "numpy",
-    "opencv-python-headless",
-)
-BATCH = 8
-CONCURRENCY = 4
-
-
-@dataclass(frozen=True)
-class BuiltLine:
-    """A published line. `evaluation` holds eager torch's answers on the pictures that parity compared."""
-
-    manifest: Manifest
-    evaluation: Evaluation
-    folder: Path
 
 
 def build(
@@ -79,278 +22,45 @@ def build(
     fused: bool = True,
     budget: float | None = None,
     checkpoint: Path | None = None,
-) -> BuiltLine:
+) -> ReleasedLine:
     """Build and publish a new version of a line.
 
     Args:
-        detector: one of flawline.jobs.fit.DETECTORS.
+        detector: one name of flawline.detectors.part.PARTS, or several joined by +.
         dataset: training pictures; its test pictures are used to compare paths and to state figures, never to fit.
         line: name under which it is served.
         repository: Triton model repository; created if missing.
         recipe: all settings.
-        target: `openvino` or `onnxruntime`.
-        seed: of every random choice.
+        target: name of a target, such as `openvino` or `onnxruntime`.
+        seed: seed of every random choice.
         device: `auto`, `cpu` or a CUDA device; for fitting.
-        fused: also publish the line as one model, `<line>_fused`.
-        budget: seconds for training a student; without, the recipe's steps end it.
-        checkpoint: folder for the state of that training, from which the same call goes on; None keeps none.
+        fused: whether the line is also published as one model, `<line>_fused`.
+        budget: seconds for everything that is trained; without, the recipe's steps end each training.
+        checkpoint: folder for the state of trainings, from which the same call goes on; None keeps none.
 
     Raises:
         FlawlineError: whatever is wrong with data, recipe, device, server or parity, in one sentence. What was
             published before stays as it was.
 
     """
-    names.check_line(line)
-    check_target(target)
-    with publish.staging_area(repository, line) as staging:
+    with reserve(repository, line, target) as staging:
         fitted = fit(
             detector, dataset, recipe, seed=seed, device=device, budget=budget, checkpoint=checkpoint
         )
-        fitted.model.cpu()  # what is served here runs on the CPU: compare like with like
-        trial = staging / "model_repository"
-        publish.place_shared_stages(trial)
-        draft = write_artefact(
-            staging / "artefact",
+        return release(
             fitted,
-            dataset,
-            detector,
+            comparison(dataset, recipe.parity_pictures),
             line,
-            recipe,
-            target,
-            seed,
-            version=publish.next_version(repository, line),
+            staging,
+            repository=repository,
+            target=target,
+            fused=fused,
+            labelled=bool(dataset.test),
         )
-        publish.write_models(trial, draft, staging / "artefact")  # with the fused model, published or not
-        artefact = trial / names.discrepancy(line) / str(draft.version)
-        samples = _comparison(dataset, recipe.parity_pictures)
-        evaluation, parity = check_parity(fitted, artefact, trial, samples, seed=seed)
-        demand_parity(parity)
-        metrics = json.loads(evaluation.result().model_dump_json()) if dataset.test else None
-        manifest = draft.model_copy(update={"parity": tuple(parity), "metrics": metrics, "fused": fused})
-        manifest.write(artefact)
-        publish.place_shared_stages(repository)
-        publish.write_models(repository, manifest, artefact)
-    folder = repository / names.discrepancy(line) / str(manifest.version)
-    return BuiltLine(manifest, evaluation, folder)
 
 
-def write_artefact(
-    folder: Path,
-    fitted: FittedLine,
-    dataset: Dataset,
-    detector: str,
-    line: str,
-    recipe: Recipe,
-    target: str,
-    seed: int,
-    *,
-    version: int,
-) -> Manifest:
-    """Write the banks it has, graph, stage and a manifest that has no parity figures yet."""
-    folder.mkdir()
-    memory, student = fitted.model.memory, fitted.model.student
-    banks = {} if memory is None else {NEGATIVE: memory.negative, POSITIVE: memory.positive}
-    for name, bank in banks.items():
-        if bank is not None:
-            _save_bank(bank, folder / name)
-    calibration = fitted.calibration
-    fingerprint = dataset.fingerprint()
-    key = artefact_key(
-        {
-            "banks": {path.name: sha256(path) for path in sorted(folder.iterdir())},
-            "calibration": calibration.scores.tolist(),
-            "data": fingerprint,
-            "line": [line, version],
-            "recipe": recipe.model_dump(mode="json"),
-            "settings": fitted.settings.to_array().tolist(),
-            "student": [fitted.model.student_maps, weights_digest(student)] if student else None,
-            "teacher": fitted.model.teacher.fingerprint,
-        }
-    )
-    say("exporting the graph")
-    graph = LineGraph(fitted.model, fitted.settings, calibration.scores, key)
-    export_onnx(graph, recipe.size, folder / "model.onnx")
-    compile_graph(folder, target)
-    (folder / "model.py").write_text((publish.LINE_STAGES / "discrepancy.py").read_text())
-    embedding, discrepancy = _shapes(fitted.model, recipe.size)
-    manifest = Manifest(
-        line=line,
-        version=version,
-        detector=detector,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        flawline=__version__,
-        recipe=recipe.model_dump(mode="json"),
-        seed=seed,
-        size=recipe.size,
-        patches=embedding[0],
-        dimensions=embedding[1],
-        discrepancy=discrepancy,
-        fused=True,
-        data=DataFacts(
-            name=dataset.name,
-            fingerprint=fingerprint,
-            bank_normals=fitted.bank_normals,
-            calibration_normals=len(calibration.scores),
-            labelled_defects=fitted.positive.labelled,
-            synthetic_defects=fitted.positive.synthetic,
-        ),
-        teacher=fitted.model.teacher.source,
-        teacher_fingerprint=fitted.model.teacher.fingerprint,
-        positive_bank="no memory banks" if memory is None else fitted.positive.statement,
-        training=_training_facts(fitted, detector),
-        fusion=fitted.settings.fusion_statement,
-        target=target,
-        calibration=CalibrationFacts(
-            method=calibration.method,
-            asked_false_alarm=calibration.asked_false_alarm,
-            false_alarm=calibration.false_alarm,
-            normals=len(calibration.scores),
-            promise=calibration.promise,
-            pixel_threshold=calibration.pixel_threshold,
-            scores=tuple(calibration.scores.tolist()),
-        ),
-        metrics=None,
-        parity=(),
-        libraries={name: installed_version(name) for name in LIBRARIES}
-        | {"python": platform.python_version()},
-        artefact_key=key,
-        files={path.name: sha256(path) for path in sorted(folder.iterdir())},
-    )
-    manifest.write(folder)
-    return manifest
-
-
-def _save_bank(bank: MemoryBank, path: Path) -> None:
-    tensors = {"vectors": bank.vectors.cpu().numpy(), "neighbours": bank.neighbours.cpu().numpy()}
-    save_file(tensors, path)
-    path.chmod(0o644)  # safetensors writes for the owner alone; a container's server is another user
-
-
-def weights_digest(module: nn.Module) -> str:
-    """SHA-256 (hex) of all parameters and buffers, with their names, types and shapes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
-def _training_facts(fitted: FittedLine, detector: str) -> TrainingFacts | None:
-    student, _ = parse_detector(detector)
-    if student is None or fitted.training is None:
-        return None
-    how = fitted.training
-    return TrainingFacts(detector=student, steps=how.steps, seconds=how.seconds, losses=how.losses)
-
-
-def _shapes(line: Line, size: int) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Patches and dimensions of the embedding, (0, 0) without banks; rows and columns of the discrepancy."""
-    with torch.inference_mode():
-        embedding, discrepancy = line(torch.zeros((1, size, size, 3), dtype=torch.uint8))
-    return (
-        (0, 0) if embedding is None else (embedding.shape[1], embedding.shape[2]),
-        None if discrepancy is None else (discrepancy.shape[1], discrepancy.shape[2]),
-    )
-
-
-def _comparison(dataset: Dataset, most: int) -> Sequence[Sample]:
+def comparison(dataset: Dataset, most: int) -> Sequence[Sample]:
     """Pictures on which paths are compared: the test split, evenly thinned to `most`; else training pictures."""
     samples = dataset.test or (*dataset.train_normals, *dataset.train_defects)
     step = max(1, -(-len(samples) // most))
     return samples[::step]
-
-
-def check_parity(
-    fitted: FittedLine, artefact: Path, repository: Path, samples: Sequence[Sample], *, seed: int
-) -> tuple[Evaluation, list[ParityFacts]]:
-    """Answer the same pictures by every path and compare each with eager torch.
-
-    Paths: the exported graph and the compiled target in process, and a real Triton server through both front
-    doors of the ensemble and through the fused model.
-
-    Args:
-        fitted: the trained line, on the CPU.
-        artefact: version folder of the line in `repository`.
-        repository: a model repository with the line and the shared stages.
-        samples: pictures, read one batch at a time.
-        seed: stated in the evaluation.
-
-    Returns:
-        Eager torch's evaluation on `samples`, and the comparisons.
-
-    """
-    evaluation = Evaluation(fitted.settings.false_alarm, seed)
-    threads = len(os.sched_getaffinity(0))
-    served = {"graph": ServedLine(artefact, threads=threads, target="onnxruntime")}
-    if served["graph"].manifest.target != "onnxruntime":
-        served["target"] = ServedLine(artefact, threads=threads)
-    reference: list[Answer] = []
-    answers: dict[str, list[Answer]] = {path: [] for path in served}
-    for batch in track(list(_batched(samples)), "comparing eager and compiled"):
-        pictures = [sample.read_image() for sample in batch]
-        for sample, verdict in zip(batch, fitted.inspect(pictures), strict=True):
-            evaluation.add(sample, verdict)
-            reference.append(Answer(float(np.float32(verdict.score)), verdict.is_defect))
-        for path, line in served.items():
-            answers[path] += [Answer(v.score, v.is_defect) for v in line.inspect(pictures)]
-    manifest = served["graph"].manifest
-    with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
-        if unready := server.unready_models():
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in unready.items())
-            msg = f"the server does not load all models of the new version ({reasons}); nothing was published"
-            raise FlawlineError(msg)
-        with InspectionClient(server.grpc_url, timeout=60) as client:
-            for path, model, raw in (
-                ("ensemble", manifest.line, False),
-                ("ensemble pixels", manifest.line, True),
-                ("fused", names.fused(manifest.line), False),
-            ):
-                answers[path] = _ask_server(client, model, samples, f"comparing eager and {path}", raw=raw)
-    return evaluation, [compare(path, reference, given) for path, given in answers.items()]
-
-
-def _ask_server(
-    client: InspectionClient, model: str, samples: Sequence[Sample], description: str, *, raw: bool
-) -> list[Answer]:
-    answers = []
-    for batch in track(list(_batched(samples)), description):
-        pictures = [sample.read_image() if raw else sample.image for sample in batch]
-        for result in client.inspect_many(model, pictures, concurrency=CONCURRENCY):
-            if not isinstance(result, Inspection):
-                raise DataError(str(result)) from result
-            answers.append(Answer(result.score, result.is_defect))
-    return answers
-
-
-def _batched(samples: Sequence[Sample]) -> Iterator[Sequence[Sample]]:
-    for start in range(0, len(samples), BATCH):
-        yield samples[start : start + BATCH]
-
-
-def write_build_report(path: Path, built: BuiltLine) -> None:
-    """HTML report of the pictures that were compared, with everything the manifest says in words."""
-    manifest = built.manifest
-    worst = max(manifest.parity, key=lambda fact: fact.max_score_difference)
-    facts = {
-        "Line": f"{manifest.line}, version {manifest.version}",
-        "Detector": manifest.detector,
-        "Data": manifest.data.name,
-        "Data fingerprint": manifest.data.fingerprint,
-        "Teacher": f"{manifest.teacher} ({manifest.teacher_fingerprint[:12]})",
-        "Adaptation": AdaptConfig.model_validate(manifest.recipe["adapt"]).statement,
-        "Positive bank": manifest.positive_bank,
-        "Student": "none" if manifest.training is None else manifest.training.statement,
-        "Fusion": manifest.fusion or "none: one detector alone",
-        "Promise": manifest.calibration.promise,
-        "Served equals trained": (
-            f"{sum(f.decisions_flipped for f in manifest.parity)} decisions flipped on {worst.pictures} pictures "
-            f"by {len(manifest.parity)} paths; scores differ by at most {worst.max_score_difference:.1e} (relative)"
-        ),
-        "Target": manifest.target,
-        "Built": manifest.created,
-        "Versions": ", ".join(f"{name} {number}" for name, number in manifest.libraries.items()),
-    }
-    title = f"Line {manifest.line}, version {manifest.version}"
-    losses = manifest.training.losses if manifest.training is not None else ()
-    write_report(path, title=title, facts=facts, evaluations=[built.evaluation], losses=losses)

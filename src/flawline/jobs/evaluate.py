@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.data import load_dataset
+from flawline.data import Dataset, Sample, load_dataset
 from flawline.errors import DataError
 from flawline.jobs.fit import FittedLine, fit
 from flawline.progress import track
@@ -40,7 +40,7 @@ def measure(
     """Fit and score once per seed, streaming the pictures.
 
     Args:
-        detector: one of flawline.jobs.fit.DETECTORS.
+        detector: one name of flawline.detectors.part.PARTS, or several joined by +.
         data: `LAYOUT:PATH`; a layout that draws its own split draws it by the seed.
         recipe: all settings.
         seeds: one run each.
@@ -57,9 +57,7 @@ def measure(
     runs = []
     for seed in seeds:
         dataset = load_dataset(data, seed=seed)
-        if not dataset.test:
-            msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
-            raise DataError(msg)
+        check_test(dataset)
         fitted = fit(
             detector,
             dataset,
@@ -69,13 +67,7 @@ def measure(
             budget=budget,
             checkpoint=None if checkpoint is None else checkpoint / f"seed-{seed}",
         )
-        evaluation = Evaluation(fitted.settings.false_alarm, seed)
-        starts = range(0, len(dataset.test), BATCH)
-        for start in track(starts, f"scoring, seed {seed}"):
-            batch = dataset.test[start : start + BATCH]
-            verdicts = fitted.inspect([sample.read_image() for sample in batch])
-            for sample, verdict in zip(batch, verdicts, strict=True):
-                evaluation.add(sample, verdict)
+        evaluation = evaluate(fitted, dataset.test)
         row = accuracy_row(
             evaluation.result(),
             detector=detector,
@@ -85,13 +77,38 @@ def measure(
             seed=seed,
             fit_seconds=fitted.seconds,
             peak_rss_mb=peak_rss_mb(),
-            labels_used=f"{fitted.positive.labelled} defect masks" if fitted.positive.labelled else "none",
+            labels_used=f"{fitted.data.labelled_defects} defect masks"
+            if fitted.data.labelled_defects
+            else "none",
             command=shlex.join(command),
         )
         runs.append(Run(fitted, evaluation, row))
         if json_file is not None:
             merge_rows(json_file, [row])
     return runs
+
+
+def check_test(dataset: Dataset) -> None:
+    """Raise DataError where a data set has no test pictures."""
+    if not dataset.test:
+        msg = f"{dataset.name} has no test pictures; add a split.csv or test pictures"
+        raise DataError(msg)
+
+
+def evaluate(fitted: FittedLine, samples: Sequence[Sample]) -> Evaluation:
+    """Judge pictures in eager torch, a batch at a time.
+
+    Raises:
+        FlawlineError: a picture or mask cannot be read, or a score is not finite.
+
+    """
+    evaluation = Evaluation(fitted.settings.false_alarm, fitted.seed)
+    for start in track(range(0, len(samples), BATCH), f"scoring, seed {fitted.seed}"):
+        batch = samples[start : start + BATCH]
+        verdicts = fitted.inspect([sample.read_image() for sample in batch])
+        for sample, verdict in zip(batch, verdicts, strict=True):
+            evaluation.add(sample, verdict)
+    return evaluation
 
 
 def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str] | None = None) -> None:
@@ -102,7 +119,7 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Data": str(runs[0].row["data"]),
         "Teacher": str(runs[0].row["teacher"]),
         "Recipe": str(runs[0].row["recipe"]),
-        "Positive bank": fitted.positive.statement,
+        **fitted.statements,
         "Promise": fitted.calibration.promise,
         "Fit": f"{fitted.seconds:.0f} s",
         "Command": str(runs[0].row["command"]),

@@ -1,86 +1,34 @@
-"""Fit a detector to a data set and calibrate it: what `build` publishes and `evaluate` measures."""
+"""Fit a line to a data set and calibrate it: what `build` publishes and `evaluate` measures."""
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flawline.artefact.manifest import DataFacts
+from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample
-from flawline.data.squares import Square
-from flawline.detectors.exdd.fit import BATCH, ExDDTrainer, Pool, ReadDefect
-from flawline.detectors.exdd.model import ExDD, MemoryBank
+from flawline.data.squares import Squares, fingerprint
+from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
-from flawline.detectors.students.fit import STUDENTS
-from flawline.detectors.students.training import Training
+from flawline.detectors.part import Context, Part, parse_detector
 from flawline.errors import DataError, RecipeError
-from flawline.jobs.learning import (
-    MAX_PICTURES,
-    adapt_teacher,
-    fit_line_student,
-    line_synthesizer,
-    load_shared_teacher,
-)
-from flawline.progress import say, track
+from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
-from flawline.scoring.calibration import Calibration, Method, calibrate, normals_needed
-from flawline.scoring.fusion import Evidence, fuse, parts
-from flawline.scoring.picture import Geometry, Pixels
-from flawline.scoring.ratio import ImageScore
-from flawline.scoring.settings import Fusion, LineSettings
-from flawline.scoring.verdict import Verdict, judge
-from flawline.teachers import Teacher
+from flawline.scoring.calibration import Calibration, Method, normals_needed
+from flawline.scoring.settings import LineSettings
+from flawline.teachers import Teacher, default_layers, load_teacher
+from flawline.teachers.adapt import adapt
+from flawline.training import Budget
 
-Observed = tuple[Evidence, Geometry]
-"""What the parts of a line found on one picture, and where it lies in its square."""
-
-MEMORY = "exdd"
-DETECTORS = (MEMORY, *STUDENTS, *(f"{student}+{MEMORY}" for student in STUDENTS))
 MIN_NORMALS = 10
 SPLIT_FACTOR = 4
 """Normals are split once when this many times the needed number are there; fewer are used by K folds."""
-
-
-@dataclass(frozen=True)
-class PositiveFacts:
-    """What the positive bank was made from."""
-
-    labelled: int
-    synthetic: int
-
-    @property
-    def statement(self) -> str:
-        """In words, for manifest and report."""
-        if self.labelled:
-            return f"{self.labelled} labelled defect pictures of the training split"
-        if self.synthetic:
-            return f"{self.synthetic} synthetic defects on normal training pictures"
-        return "none: scores are distances from normal alone (PatchCore)"
-
-
-@dataclass(frozen=True)
-class FittedLine:
-    """A calibrated detector in eager torch; `training` says how its student was trained, if it has one."""
-
-    model: Line
-    settings: LineSettings
-    calibration: Calibration
-    positive: PositiveFacts
-    training: Training | None
-    bank_normals: int
-    seconds: float
-
-    def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal."""
-        squares = [Square.of(pixels, self.settings.size) for pixels in pictures]
-        return [
-            judge(evidence, square.geometry, self.settings, self.calibration.scores)
-            for square, evidence in zip(squares, self.model.score(squares), strict=True)
-        ]
+MAX_ADAPTED = 1000
+"""More normals add little to the adaptation of a teacher, and would fill the memory."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -94,22 +42,6 @@ def pick_device(name: str) -> torch.device:
         raise RecipeError(msg) from error
 
 
-def parse_detector(text: str) -> tuple[str | None, bool]:
-    """Split `sacd+exdd` into the student detector, or None, and whether there are memory banks.
-
-    Raises:
-        RecipeError: neither a detector nor a pair that goes together.
-
-    """
-    names = [name.strip() for name in text.split("+")]
-    students = [name for name in names if name in STUDENTS]
-    memory = MEMORY in names
-    if len(students) + memory != len(names) or len(students) > 1 or len(set(names)) != len(names):
-        msg = f"unknown detector '{text}'; there are: {', '.join(DETECTORS)}"
-        raise RecipeError(msg)
-    return (students[0] if students else None), memory
-
-
 def fit(
     detector: str,
     dataset: Dataset,
@@ -120,16 +52,16 @@ def fit(
     budget: float | None = None,
     checkpoint: Path | None = None,
 ) -> FittedLine:
-    """Fit and calibrate a detector on the training split of a data set.
+    """Fit and calibrate a line on the training split of a data set.
 
     Args:
-        detector: one of DETECTORS.
+        detector: one name of flawline.detectors.part.PARTS, or several joined by +.
         dataset: its training normals, and its labelled training defects if the recipe uses them.
         recipe: all settings.
-        seed: of every random choice.
+        seed: seed of every random choice.
         device: `auto`, `cpu`, `cuda`, ...
-        budget: seconds for training a student; without, the recipe's steps end it.
-        checkpoint: folder for the state of training, from which the same call goes on; None keeps none.
+        budget: seconds for everything that is trained; without, the recipe's steps end each training.
+        checkpoint: folder for the state of trainings, from which the same call goes on; None keeps none.
 
     Raises:
         RecipeError: unknown detector or unusable device.
@@ -137,62 +69,175 @@ def fit(
         ArtefactError: `checkpoint` holds the state of another training.
 
     """
-    kind, has_memory = parse_detector(detector)
+    kinds = parse_detector(detector)
     started = time.monotonic()
-    normals = dataset.train_normals
-    _check_normals(dataset, recipe)
-    teacher, memory_maps, student_maps = load_shared_teacher(
-        recipe, student=kind is not None, memory=has_memory
-    )
+    check_normals(dataset, recipe)
+    check_weights(kinds, recipe)
+    chosen_device = pick_device(device)
+    teacher, wanted = load_shared_teacher(kinds, recipe)
     # TF32 would calibrate the line by other scores than it will serve.
     torch.backends.cudnn.allow_tf32 = False
-    teacher = teacher.to(pick_device(device))
-    method, held_out = plan_calibration(normals, recipe, seed, folds=kind is None)
-    unseen = set(held_out[0].tolist()) if method == "split" else set()
-    kept = [sample for number, sample in enumerate(normals) if number not in unseen]
-    teacher, seconds_before = adapt_teacher(teacher, kept, recipe, seed=seed, checkpoint=checkpoint)
-    student, training = None, None
-    if kind:
-        student, training = fit_line_student(
-            kind, teacher, student_maps, kept, recipe, seed=seed, budget=budget, checkpoint=checkpoint
+    teacher = teacher.to(chosen_device)
+    squares = Squares(dataset.train_normals, recipe.size)
+    kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
+    time_left = Budget(budget, trainings_of(kinds, recipe))
+    teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
+    parts = []
+    for kind, layers in zip(kinds, wanted, strict=True):
+        context = context_of(
+            kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=time_left, checkpoint=checkpoint
         )
-    facts, memory, positive, trainer, pool = PositiveFacts(0, 0), None, None, None, None
-    if has_memory:
-        if memory_maps is not None and teacher.marks is not None:
-            memory_maps = (*memory_maps, len(teacher.layers))  # banks compare the marks like everything else
-        trainer = ExDDTrainer(teacher, recipe.exdd, size=recipe.size, seed=seed, chosen=memory_maps)
-        pool = trainer.normal_pool([s.read_image for s in kept])
-        defects, facts = _defects(
-            dataset, kept, recipe, seed=seed, device=teacher.mean.device, checkpoint=checkpoint
-        )
-        positive = trainer.positive_bank(defects)
-        if positive is None:  # not even a labelled defect had a masked pixel
-            facts = PositiveFacts(0, 0)
-        memory = trainer.detector(trainer.negative_bank(pool.patches), positive)
-    line = Line(teacher, memory, student, student_maps)
-    if method == "split" or trainer is None or pool is None:
-        observed = _gather(line, [normals[i] for i in held_out[0]], recipe.size, "calibrating")
+        parts.append(kind.fit(recipe.part(kind.name), context))
+    line = Line(teacher, parts).eval()
+    if method == "split":
+        found = find_all(line, squares.chosen(held_out[0].tolist()), "calibrating")
     else:
-        observed = _gather_folds(teacher, trainer, pool, positive, normals, held_out)
-    settings = _levelled(_settings(recipe, kind, memory), observed)
-    fused = [fuse(*each, settings) for each in observed]
-    calibration = calibrate(
-        np.array([score for _, score in fused], dtype=np.float32),
-        np.array([full.max() for full, _ in fused], dtype=np.float32),
-        false_alarm=recipe.false_alarm,
-        method=method,
-    )
-    if calibration.false_alarm > recipe.false_alarm:
-        say(f"Too few normal pictures for the budget: {calibration.promise}.")
-    final = replace(
-        settings, false_alarm=calibration.false_alarm, pixel_threshold=calibration.pixel_threshold
-    )
-    seconds_before += training.seconds_before if training else 0
-    seconds = time.monotonic() - started + seconds_before
-    return FittedLine(line, final, calibration, facts, training, len(kept), seconds)
+        geometries = [squares[row].geometry for fold in held_out for row in fold]
+        by_part = [part.cross(held_out) for part in parts]
+        found = [(list(each), geometry) for *each, geometry in zip(*by_part, geometries, strict=True)]
+    for part in parts:
+        part.settle()
+    blank = Calibration(method, *(np.empty(0, np.float32),) * 2, recipe.false_alarm, recipe.false_alarm, 1.0)
+    fitted = FittedLine(
+        detector=detector,
+        recipe=_spelt_out(recipe, kinds).model_dump(mode="json"),
+        seed=seed,
+        model=line,
+        rules=Rules(_settings(recipe, parts), blank),
+        data=DataFacts(
+            name=dataset.name,
+            fingerprint=dataset.fingerprint(),
+            learnt_normals=len(kept),
+            labelled_defects=max(part.labelled_defects for part in parts),
+        ),
+        seconds=time.monotonic() - started + time_left.before,
+    ).calibrated(found, false_alarm=recipe.false_alarm, method=method)
+    if fitted.calibration.false_alarm > recipe.false_alarm:
+        say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
+    return fitted
 
 
-def _check_normals(dataset: Dataset, recipe: Recipe) -> None:
+def kept_apart(
+    squares: Squares, kinds: Sequence[type[Part]], recipe: Recipe, seed: int
+) -> tuple[Squares, Method, list[NDArray[np.int64]]]:
+    """Choose the normals that a line learns from, and those that calibrate it; see `plan_calibration`."""
+    folds = all(kind.crossable for kind in kinds)
+    method, held_out = plan_calibration(squares.samples, recipe, seed, folds=folds)
+    unseen = set(held_out[0].tolist()) if method == "split" else set()
+    kept = squares.chosen(number for number in range(len(squares)) if number not in unseen)
+    return kept, method, held_out
+
+
+def load_shared_teacher(kinds: Sequence[type[Part]], recipe: Recipe) -> tuple[Teacher, list[tuple[int, ...]]]:
+    """Load the recipe's teacher with the layers of all parts, and say which layers each part takes.
+
+    An adapted teacher gives the layers that memory banks take, whatever the parts: so a part alone learns on the
+    same teacher as beside another one.
+    """
+    wanted = [kind.layers(recipe.part(kind.name), recipe.teacher) for kind in kinds]
+    adapted = default_layers(recipe.teacher) if recipe.adapt.steps else ()
+    layers = tuple(sorted({*adapted, *(layer for each in wanted for layer in each)}))
+    return load_teacher(recipe.teacher, layers=layers, even_exposure=recipe.even_exposure), wanted
+
+
+def positions(kind: type[Part], layers: Sequence[int], teacher: Teacher) -> tuple[int, ...]:
+    """Positions among the teacher's maps of the layers that a part takes, and of the marks if it takes these."""
+    found = [teacher.layers.index(layer) for layer in layers]
+    if kind.takes_marks and teacher.marks is not None:
+        found.append(len(teacher.layers))
+    return tuple(found)
+
+
+def context_of(
+    kind: type[Part],
+    layers: Sequence[int],
+    teacher: Teacher,
+    normals: Squares,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int,
+    budget: Budget | None = None,
+    checkpoint: Path | None = None,
+) -> Context:
+    """Everything that a part may learn from, and how."""
+    return Context(
+        teacher=teacher,
+        maps=positions(kind, layers, teacher),
+        normals=normals,
+        defects=dataset.train_defects,
+        data=dataset.name,
+        size=recipe.size,
+        seed=seed,
+        synthesis=recipe.synthesis,
+        checkpoint=checkpoint,
+        identity=_identity(teacher, recipe, seed),
+        budget=budget or Budget(),
+    )
+
+
+def trainings_of(kinds: Sequence[type[Part]], recipe: Recipe) -> int:
+    """Count what a build trains: the teacher's adaptation, diffusion models and students."""
+    parts = sum(kind.trainings(recipe.part(kind.name), recipe.synthesis) for kind in kinds)
+    return parts + bool(recipe.adapt.steps)
+
+
+def adapt_teacher(
+    teacher: Teacher,
+    normals: Squares,
+    recipe: Recipe,
+    *,
+    seed: int,
+    budget: Budget,
+    checkpoint: Path | None = None,
+) -> Teacher:
+    """Tune a teacher to the line, if the recipe asks for it, on at most MAX_ADAPTED of its pictures.
+
+    Args:
+        teacher: frozen teacher; it stays as it is.
+        normals: good pictures that the line may learn from.
+        recipe: all settings.
+        seed: seed of every random choice.
+        budget: time for this and all later trainings.
+        checkpoint: folder for the state of tuning; None keeps none.
+
+    Raises:
+        ArtefactError: as `flawline.teachers.adapt.adapt`.
+
+    """
+    if not recipe.adapt.steps:
+        return teacher
+    order = np.random.default_rng(seed).permutation(len(normals))[:MAX_ADAPTED].tolist()
+    chosen = [normals[row] for row in track(order, "reading normals")]
+    with bar() as progress:
+        task = progress.add_task("adapting the teacher to the line", total=1.0)
+        adapted, training = adapt(
+            teacher,
+            [square.pixels for square in chosen],
+            [normals.samples[row].group for row in order],
+            recipe.adapt,
+            seed=seed,
+            budget=budget.share(),
+            checkpoint=None if checkpoint is None else checkpoint / "teacher.safetensors",
+            identity={
+                **_identity(teacher, recipe, seed),
+                "layers": list(teacher.layers),
+                "pictures": fingerprint(chosen),
+            },
+            progress=lambda done: progress.update(task, completed=done),
+        )
+    budget.spend(training)
+    return adapted
+
+
+def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:
+    """What made teacher and squares, as JSON values: checkpoints of another are refused."""
+    made = recipe.model_dump(mode="json", include={"adapt", "size", "even_exposure"})
+    return {**made, "teacher": teacher.fingerprint, "seed": seed}
+
+
+def check_normals(dataset: Dataset, recipe: Recipe) -> None:
+    """Raise DataError where a data set has too few normal pictures to learn from."""
     count = len(dataset.train_normals)
     if count < MIN_NORMALS:
         msg = (
@@ -202,25 +247,41 @@ def _check_normals(dataset: Dataset, recipe: Recipe) -> None:
         raise DataError(msg)
 
 
-def _settings(recipe: Recipe, kind: str | None, memory: ExDD | None) -> LineSettings:
+def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
+    """Raise RecipeError where no part of a line, or none of those that give a map, has a weight above 0."""
+    for group in (kinds, [kind for kind in kinds if "map" in kind.gives]):
+        if group and not any(recipe.part(kind.name).weight for kind in group):
+            named = " and ".join(kind.name for kind in group)
+            msg = f"the weights of {named} are all 0; give one of them a weight above 0"
+            raise RecipeError(msg)
+
+
+def find_all(line: Line, squares: Squares, description: str) -> list[Found]:
+    """What each part finds on each picture, without the pictures: small enough to keep for hundreds."""
+    found = []
+    for start in track(range(0, len(squares), BATCH), description):
+        batch = squares[start : start + BATCH]
+        geometries = [square.geometry for square in batch]
+        found += list(zip(line.find(batch), geometries, strict=True))
+    return found
+
+
+def _spelt_out(recipe: Recipe, kinds: Sequence[type[Part]]) -> Recipe:
+    """Return the recipe with every setting of the parts: a line that is loaded must not take later defaults."""
+    return recipe.model_copy(
+        update={"parts": {**recipe.parts, **{kind.name: recipe.part(kind.name) for kind in kinds}}}
+    )
+
+
+def _settings(recipe: Recipe, parts: Sequence[Part]) -> LineSettings:
     """The line's constants before calibration."""
     return LineSettings(
         size=recipe.size,
         false_alarm=recipe.false_alarm,
         pixel_threshold=1.0,
-        sigma=recipe.sigma,
         min_area=recipe.min_area,
-        image_score=ImageScore[recipe.exdd.image_score.upper()],
-        has_positive=memory is not None and memory.positive is not None,
-        positive_weight=recipe.exdd.positive_weight,
-        eight_bit_map=recipe.exdd.eight_bit_map,
-        has_ratio=memory is not None,
-        has_discrepancy=kind is not None,
-        top_share=0.0 if kind is None else recipe.student(kind).top_share,
-        discrepancy_sigma=0.0 if kind is None else recipe.student(kind).sigma,
-        fusion=Fusion[recipe.fusion.upper()],
-        fusion_weight=recipe.fusion_weight,
-        map_weight=recipe.map_weight,
+        fusion=recipe.fusion,
+        parts=tuple(part.settings() for part in parts),
     )
 
 
@@ -234,9 +295,9 @@ def plan_calibration(
     Args:
         normals: all normal training pictures.
         recipe: its budget and number of folds.
-        seed: draws the items.
-        folds: whether few normals may be used by folds. A student is trained once, so that its line always keeps
-            normals apart: as many as the budget needs, but at most a third.
+        seed: seed that draws the items.
+        folds: whether few normals may be used by folds. A part that is trained once keeps normals apart: as many as
+            the budget needs, but at most a third.
 
     Returns:
         `split` and one ascending array of row numbers, INT64, or `k-fold` and one array a fold.
@@ -266,90 +327,3 @@ def plan_calibration(
         return "split", [np.array(sorted(held))]
     chosen = [order[start :: recipe.folds] for start in range(recipe.folds)]
     return "k-fold", [np.array(sorted(i for g in fold for i in groups[str(g)])) for fold in chosen]
-
-
-def _defects(
-    dataset: Dataset,
-    normals: Sequence[Sample],
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: torch.device,
-    checkpoint: Path | None,
-) -> tuple[list[ReadDefect], PositiveFacts]:
-    """Readers of the pictures and masks that fill the positive bank."""
-    labelled = [s for s in dataset.train_defects if s.mask is not None]
-    if recipe.positive == "labelled" and not labelled:
-        msg = f"{dataset.name} has no training defects with masks for a labelled positive bank; use synthetic ones"
-        raise DataError(msg)
-    if recipe.positive == "labelled" or (recipe.positive == "auto" and labelled):
-        return [partial(_read_labelled, sample) for sample in labelled], PositiveFacts(len(labelled), 0)
-    if recipe.positive == "none":
-        return [], PositiveFacts(0, 0)
-    synthesizer = line_synthesizer(
-        recipe.synthesis,
-        lambda rng: normals[rng.integers(len(normals))].read_image(),
-        recipe,
-        learned=lambda: [sample.read_image() for sample in normals[:MAX_PICTURES]],
-        seed=seed,
-        device=device,
-        checkpoint=None if checkpoint is None else checkpoint / "exdd-ddpm.safetensors",
-    )
-
-    def read(number: int) -> tuple[Pixels, NDArray[np.bool_]]:
-        rng = np.random.default_rng((seed, number))
-        return synthesizer(normals[rng.integers(len(normals))].read_image(), rng)
-
-    return [partial(read, i) for i in range(recipe.synthetic_count)], PositiveFacts(0, recipe.synthetic_count)
-
-
-def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_]]:
-    pixels = sample.read_image()
-    return pixels, sample.read_mask(*pixels.shape[:2])
-
-
-def _gather(line: Line, samples: Sequence[Sample], size: int, description: str) -> list[Observed]:
-    """What each part finds on each picture, without the pictures: small enough to keep for hundreds."""
-    observed = []
-    for start in track(range(0, len(samples), BATCH), description):
-        squares = [Square.of(s.read_image(), size) for s in samples[start : start + BATCH]]
-        evidence = line.score(squares)
-        observed += [(each, square.geometry) for each, square in zip(evidence, squares, strict=True)]
-    return observed
-
-
-def _gather_folds(
-    teacher: Teacher,
-    trainer: ExDDTrainer,
-    pool: Pool,
-    positive: MemoryBank | None,
-    normals: Sequence[Sample],
-    folds: Sequence[NDArray[np.int64]],
-) -> list[Observed]:
-    """Score every normal by a negative bank that never saw its fold."""
-    observed = []
-    for number, fold in enumerate(folds, start=1):
-        memory = trainer.detector(trainer.negative_bank(pool.without(fold)), positive)
-        held_out = [normals[i] for i in fold]
-        name = f"calibrating, fold {number} of {len(folds)}"
-        observed += _gather(Line(teacher, memory, None, ()), held_out, trainer.size, name)
-    return observed
-
-
-def _levelled(settings: LineSettings, observed: Sequence[Observed]) -> LineSettings:
-    """Measure each part's level on normals: the median of its scores, and of its maps' largest pixels."""
-    if not (settings.has_ratio and settings.has_discrepancy):
-        return settings
-    found = [parts(*each, settings) for each in observed]
-    (discrepancy, ratio) = (
-        [(float(np.median([score for _, score in part])), float(np.median([full.max() for full, _ in part])))]
-        for part in zip(*found, strict=True)
-    )
-    levels = [max(value, 1e-6) for value in (*discrepancy[0], *ratio[0])]
-    return replace(
-        settings,
-        discrepancy_level=levels[0],
-        discrepancy_peak=levels[1],
-        ratio_level=levels[2],
-        ratio_peak=levels[3],
-    )

@@ -1,25 +1,26 @@
 """The Triton models of a line, as typed configurations: a pure function of its manifest."""
 
-from flawline.artefact.manifest import Manifest
+from flawline.artefact.manifest import Manifest, PartFacts
 from flawline.repository import names
-from flawline.repository.config import DynamicBatching, EnsembleStep, InstanceGroup, ModelConfig, Tensor
-from flawline.scoring.settings import SETTINGS
+from flawline.repository.model_config import (
+    DType,
+    DynamicBatching,
+    EnsembleStep,
+    InstanceGroup,
+    ModelConfig,
+    Tensor,
+)
+from flawline.targets.target import Native
 
 MAX_BATCH = 8
 """Largest batch of every stage; the shared stages' hand-written configurations say the same."""
 
 _IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
 _PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
-_SETTINGS = Tensor(name="SETTINGS", dtype="TYPE_FP32", dims=(SETTINGS,))
+_ALWAYS = ("ARTEFACT_KEY", "GEOMETRY")
+"""Tensors that every stage after the graph takes."""
+_DTYPES: dict[str, DType] = {"FP32": "TYPE_FP32", "INT32": "TYPE_INT32"}
 _KEY = Tensor(name="ARTEFACT_KEY", dtype="TYPE_INT32", dims=(2,))
-
-_BANK_KEY = {"ARTEFACT_KEY": "artefact_key"}
-_CONSTANTS = {"SETTINGS": "settings", "CALIBRATION": "calibration"}
-"""Tensors of stages, and their names within the ensembles."""
-
-NATIVE_BACKEND, NATIVE_FILE = "onnxruntime", "model.onnx"
-"""Triton's own backend for the graph of every line. Not its OpenVINO backend, which computes in BF16 on newer CPUs
-and cannot be told otherwise."""
 
 
 def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
@@ -30,27 +31,23 @@ def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
     return {model.name: model for model in models}
 
 
-def native_discrepancy(manifest: Manifest) -> ModelConfig:
-    """The graph stage for a server with Triton's ONNX Runtime backend (`--model-config-name=native`)."""
+def native_discrepancy(manifest: Manifest, native: Native) -> ModelConfig:
+    """The graph stage for a server with Triton's own backend for it (`--model-config-name=native`)."""
     return _discrepancy(manifest).model_copy(
         update={
-            "backend": NATIVE_BACKEND,
-            "default_model_filename": NATIVE_FILE,
-            "instance_groups": (InstanceGroup(count=1, kind="KIND_AUTO"),),  # the GPU where there is one
+            "backend": native.backend,
+            "platform": native.platform,
+            "default_model_filename": native.file,
+            "instance_groups": (InstanceGroup(count=1, kind=native.kind),),
         }
     )
 
 
-def _found(manifest: Manifest) -> tuple[Tensor, ...]:
-    """Outputs of the graph beside its constants: those of the parts that the line has."""
-    found = []
-    if manifest.discrepancy is not None:
-        found.append(Tensor(name="DISCREPANCY", dtype="TYPE_FP32", dims=manifest.discrepancy))
-    if manifest.patches:
-        found.append(
-            Tensor(name="EMBEDDING", dtype="TYPE_FP32", dims=(manifest.patches, manifest.dimensions))
-        )
-    return tuple(found)
+def _found(part: PartFacts) -> tuple[Tensor, ...]:
+    """Outputs that a part adds to the graph."""
+    return tuple(
+        Tensor(name=output.name, dtype=_DTYPES[output.dtype], dims=output.dims) for output in part.outputs
+    )
 
 
 def _discrepancy(manifest: Manifest) -> ModelConfig:
@@ -60,12 +57,7 @@ def _discrepancy(manifest: Manifest) -> ModelConfig:
         backend="python",
         max_batch_size=MAX_BATCH,
         inputs=(Tensor(name="PICTURE", dtype="TYPE_UINT8", dims=(size, size, 3)),),
-        outputs=(
-            *_found(manifest),
-            _KEY,
-            _SETTINGS,
-            Tensor(name="CALIBRATION", dtype="TYPE_FP32", dims=(len(manifest.calibration.scores),)),
-        ),
+        outputs=(*(tensor for part in manifest.parts for tensor in _found(part)), _KEY),
         dynamic_batching=DynamicBatching(),
         instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
         versions=(manifest.version,),
@@ -85,9 +77,9 @@ def _verdict(manifest: Manifest) -> tuple[Tensor, ...]:
 
 
 def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
-    """Preprocess -> graph -> ratio_scoring for lines with banks -> postprocess, for one of the two front doors."""
+    """Preprocess -> graph -> the stage of each part that has one -> postprocess, for one of the two front doors."""
     verdict = _verdict(manifest)
-    parts = {tensor.name: tensor.name.lower() for tensor in _found(manifest)}
+    outputs = [output.name for part in manifest.parts for output in part.outputs]
     steps = [
         EnsembleStep(
             model="preprocess",
@@ -98,29 +90,19 @@ def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
             model=names.discrepancy(manifest.line),
             version=manifest.version,
             inputs={"PICTURE": "picture"},
-            outputs={**parts, **(_BANK_KEY if manifest.patches else {}), **_CONSTANTS},
+            outputs=_inner(*outputs, "ARTEFACT_KEY"),
         ),
     ]
-    evidence = {name: outer for name, outer in parts.items() if name == "DISCREPANCY"}
-    if manifest.patches:
-        ratio = {"RATIO_MAP": "ratio_map", "RATIO_SCORE": "ratio_score"}
-        evidence |= ratio
-        steps.append(
-            EnsembleStep(
-                model="ratio_scoring",
-                inputs={
-                    "EMBEDDING": "embedding",
-                    **_BANK_KEY,
-                    "SETTINGS": "settings",
-                    "GEOMETRY": "geometry",
-                },
-                outputs=ratio,
-            )
-        )
+    findings: dict[str, str] = {}
+    for number, part in enumerate(manifest.parts, start=1):
+        if part.stage is not None:
+            taken = _inner(*(output.name for output in part.outputs), *_ALWAYS)
+            steps.append(EnsembleStep(model=part.stage, inputs=taken, outputs=_inner(*part.gives.values())))
+        findings |= {f"{role.upper()}_{number}": name.lower() for role, name in part.gives.items()}
     steps.append(
         EnsembleStep(
             model="postprocess",
-            inputs={**evidence, **_CONSTANTS, "GEOMETRY": "geometry"},
+            inputs={**findings, **_inner(*_ALWAYS)},
             outputs={tensor.name: tensor.name for tensor in verdict},
         )
     )
@@ -133,6 +115,11 @@ def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
         ensemble_steps=tuple(steps),
         versions=(manifest.version,),
     )
+
+
+def _inner(*stage_tensors: str) -> dict[str, str]:
+    """Tensors of a stage, and their names within the ensembles: the same in lower case."""
+    return {name: name.lower() for name in stage_tensors}
 
 
 def _fused(manifest: Manifest) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""Names of a line's Triton models; README documents them for integrators."""
+"""Names of a line's Triton models; docs/serving.md documents them for integrators."""
 
 import re
 

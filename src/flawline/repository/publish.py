@@ -18,10 +18,14 @@ from flawline.errors import ArtefactError, RecipeError
 from flawline.files import write_atomically
 from flawline.repository import names
 from flawline.repository.assemble import line_models, native_discrepancy
-from flawline.repository.config import ModelConfig
+from flawline.repository.model_config import ModelConfig
+from flawline.targets import TARGETS
 
 CONFIG = "config.pbtxt"
-LINE_STAGES = Path(__file__).parents[1] / "serving" / "line_stages"
+STAGE = '"""{what}"""\n\nfrom flawline.serving.{module} import {name} as TritonPythonModel  # noqa: F401\n'
+"""A model.py of a line. It names code and holds none, so that old artefacts run on new versions of Flawline."""
+GRAPH_STAGE = STAGE.format(what="The graph of a line.", module="graph_model", name="GraphModel")
+FUSED_STAGE = STAGE.format(what="A whole line as one model.", module="fused_model", name="FusedModel")
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,15 @@ def live_version(repository: Path, line: str) -> int | None:
     return config.versions[0] if config is not None and config.versions else None
 
 
+def live_artefact(repository: Path, line: str) -> Path:
+    """Folder of the live version's artefact. Raises RecipeError if the line has none."""
+    live = live_version(repository, line)
+    if live is None:
+        msg = f"{repository} has no live line '{line}'; 'flawline lines' shows what is published"
+        raise RecipeError(msg)
+    return repository / names.discrepancy(line) / str(live)
+
+
 def _config(path: Path) -> ModelConfig | None:
     """What a config.pbtxt says; None when it is missing or damaged."""
     try:
@@ -117,9 +130,10 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
         (repository / name / str(manifest.version)).mkdir(parents=True, exist_ok=True)
     if manifest.fused:
         stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
-        write_atomically(stage, (LINE_STAGES / "fused.py").read_text())
+        write_atomically(stage, FUSED_STAGE)
     doors = {manifest.line, names.pixels(manifest.line)}
-    configs = {repository / graph / "configs" / "native.pbtxt": native_discrepancy(manifest)}
+    native = native_discrepancy(manifest, TARGETS.get(manifest.target).native)
+    configs = {repository / graph / "configs" / "native.pbtxt": native}
     for name in sorted(models, key=lambda name: name in doors):
         configs[repository / name / CONFIG] = models[name]
     _replace_together({path: config.to_pbtxt() for path, config in configs.items()})

@@ -22,6 +22,16 @@ def normals_needed(false_alarm: float) -> int:
     return math.ceil(1.0 / false_alarm - 1e-9) - 1
 
 
+def p_value(score: float, calibration: Floats) -> float:
+    """Conformal p-value of a score among calibration scores [n], sorted ascending: (1 + #{c >= score}) / (n + 1).
+
+    Vovk, Gammerman and Shafer (2005): for a normal picture, exchangeable with the calibration pictures, the
+    chance of a p-value of at most a is at most a.
+    """
+    at_least = len(calibration) - int(np.searchsorted(calibration, np.float32(score), side="left"))
+    return (1 + at_least) / (len(calibration) + 1)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What a line knows of normal scores.
@@ -29,6 +39,7 @@ class Calibration:
     Attributes:
         method: 'split': the line did not learn from the normals; 'k-fold': each was scored by banks of the others.
         scores: FP32 [n], ascending: raw image scores of the calibration normals.
+        peaks: FP32 [n], ascending: largest fused, smoothed pixel, or strongest box, of each of them.
         asked_false_alarm: the budget that was asked for.
         false_alarm: the budget that n normals can support: never below 1 / (n + 1).
         pixel_threshold: at most `false_alarm` of normal pictures are expected to have a pixel that reaches it.
@@ -37,6 +48,7 @@ class Calibration:
 
     method: Method
     scores: Floats
+    peaks: Floats
     asked_false_alarm: float
     false_alarm: float
     pixel_threshold: float
@@ -59,13 +71,17 @@ class Calibration:
             promise += f". {self.asked_false_alarm:.2%} was asked for, which takes at least {needed} normals"
         return promise
 
+    def at(self, false_alarm: float) -> "Calibration":
+        """Return the calibration on the same normals for another budget in (0, 1)."""
+        return calibrate(self.scores, self.peaks, false_alarm=false_alarm, method=self.method)
+
 
 def calibrate(scores: Floats, peaks: Floats, *, false_alarm: float, method: Method) -> Calibration:
     """Calibrate a line on normals.
 
     Args:
         scores: FP32 [n], raw image scores of normals that the scoring banks have not seen.
-        peaks: FP32 [n], the largest smoothed pixel score of each of them.
+        peaks: FP32 [n], the largest smoothed pixel score, or strongest box, of each of them.
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         method: how the normals were kept apart.
 
@@ -76,9 +92,9 @@ def calibrate(scores: Floats, peaks: Floats, *, false_alarm: float, method: Meth
     if not len(scores) or not (np.isfinite(scores).all() and np.isfinite(peaks).all()):
         msg = "calibration needs finite scores of at least one normal picture; check the pictures and the teacher"
         raise DataError(msg)
-    ascending = np.sort(scores.astype(np.float32))
+    ascending, peaks = np.sort(scores.astype(np.float32)), np.sort(peaks.astype(np.float32))
     supported = max(false_alarm, 1.0 / (len(scores) + 1))
     rank = math.ceil((len(peaks) + 1) * (1.0 - supported) - 1e-9)
     # Just above the rank-th smallest peak: a picture reaches it only with a conformal p-value within the budget.
-    threshold = float(np.nextafter(np.sort(peaks.astype(np.float32))[rank - 1], np.float32(np.inf)))
-    return Calibration(method, ascending, false_alarm, supported, max(threshold, 1e-6))
+    threshold = float(np.nextafter(peaks[rank - 1], np.float32(np.inf)))
+    return Calibration(method, ascending, peaks, false_alarm, supported, max(threshold, 1e-6))

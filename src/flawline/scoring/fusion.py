@@ -1,6 +1,8 @@
-"""From what the parts of a line found on a picture to one map and one score."""
+"""From what the parts of a line found on a picture to one map, one score and boxes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TypeVar, cast
 
 import cv2
@@ -8,34 +10,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.errors import ArtefactError
+from flawline.scoring.finding import Finding
 from flawline.scoring.picture import Geometry
-from flawline.scoring.settings import Fusion, LineSettings
+from flawline.scoring.settings import Fusion, LineSettings, PartSettings
 
 Floats = NDArray[np.float32]
 Figures = TypeVar("Figures", np.float64, Floats)
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """What the parts of a line found on one picture, each on its own grid; None for a part the line has not.
+class Fused:
+    """What a part, or all parts of a line together, say of one picture.
 
     Attributes:
-        ratio_map: FP32 [g, g] >= 0, of the memory banks.
-        ratio_score: the picture's score by them, >= 0.
-        discrepancy: FP32 [h, w] >= 0, between teacher and student.
+        map: smoothed map FP32 [S, S], zero on padding; None where no part gives one.
+        score: raw score of the picture.
+        boxes: FP32 [K, 6] as in Finding, without unused rows; empty where no part gives any.
 
     """
 
-    ratio_map: Floats | None
-    ratio_score: float
-    discrepancy: Floats | None
+    map: Floats | None
+    score: float
+    boxes: Floats
+
+    @property
+    def peak(self) -> float:
+        """The largest pixel of the map, or the score of the strongest box if that is larger."""
+        pixel = 0.0 if self.map is None else float(self.map.max())
+        return max(pixel, float(self.boxes[:, 4].max())) if len(self.boxes) else pixel
 
 
 def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bool = False) -> Floats:
-    """Bring patch scores [rows, columns] to FP32 [S, S]: bilinear, Gaussian of `sigma` pixels; zero on padding.
+    """Bring patch scores to the pixels of the model square: bilinear, then a Gaussian; zero on padding.
 
-    The outermost patches on the picture are continued over the padding first, so that it lowers nothing. With
-    `eight_bit` the map is rounded to 8 bits of its own range in between.
+    The outermost patches on the picture are continued over the padding first, so that it lowers nothing.
+
+    Args:
+        patch_map: FP32 [rows, columns].
+        geometry: where the picture lies in the square of side S.
+        sigma: standard deviation of the Gaussian in pixels.
+        eight_bit: whether the map is rounded to 8 bits of its own range in between.
+
+    Returns:
+        FP32 [S, S].
+
     """
     valid = geometry.patch_mask(*patch_map.shape)
     rows, columns = int(valid[:, 0].sum()), int(valid[0].sum())
@@ -55,62 +73,104 @@ def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bo
 def strongest(full: Floats, geometry: Geometry, share: float) -> float:
     """Mean of the strongest `share` of the picture's pixels in a smoothed map FP32 [S, S]; 0 gives the largest."""
     inside = full[: geometry.inner_height, : geometry.inner_width].ravel()
-    # In FP32, as SETTINGS carries it: a half must not be rounded up on the server alone.
+    # In FP32, so that a share means the same number of pixels in every version of a line's settings.
     count = max(1, round(float(np.float32(share)) * inside.size))
     # Summed in FP64: the order in which `partition` leaves equal sets must not move the score.
     return float(np.partition(inside, inside.size - count)[inside.size - count :].mean(dtype=np.float64))
 
 
-def parts(evidence: Evidence, geometry: Geometry, settings: LineSettings) -> list[tuple[Floats, float]]:
-    """Smoothed map FP32 [S, S] and score of each part the line has: discrepancy, then ratio."""
-    found = []
-    if evidence.discrepancy is not None:
-        full = smooth(evidence.discrepancy, geometry, settings.discrepancy_sigma)
-        found.append((full, strongest(full, geometry, settings.top_share)))
-    if evidence.ratio_map is not None:
-        full = smooth(evidence.ratio_map, geometry, settings.sigma, eight_bit=settings.eight_bit_map)
-        found.append((full, evidence.ratio_score))
-    return found
+def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
+    """Bring what one part found to the model square, and give it a score where it has none.
 
-
-def fuse(evidence: Evidence, geometry: Geometry, settings: LineSettings) -> tuple[Floats, float]:
-    """Smoothed map FP32 [S, S], zero on padding, and raw score of the line. A part alone stays as it is.
+    The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that
+    lie mostly on padding are dropped.
 
     Raises:
-        ArtefactError: the parts are not those that the settings speak of.
+        ArtefactError: the finding does not hold what the settings say.
 
     """
-    came = (evidence.discrepancy is not None, evidence.ratio_map is not None)
-    if came != (settings.has_discrepancy, settings.has_ratio):
+    if finding.roles != part.gives:
         msg = (
-            f"the line has discrepancy: {settings.has_discrepancy}, ratio: {settings.has_ratio}, but there came "
-            f"discrepancy: {came[0]}, ratio: {came[1]}; graph and stages are of different builds, build it again"
+            f"part '{part.name}' gives {_listed(part.gives)}, but there came {_listed(finding.roles)}; "
+            "graph and settings are of different builds, build the line again"
         )
         raise ArtefactError(msg)
-    found = parts(evidence, geometry, settings)
+    full = None
+    if finding.map is not None:
+        full = smooth(finding.map, geometry, part.sigma, eight_bit=part.eight_bit_map)
+    boxes = np.empty((0, 6), np.float32) if finding.boxes is None else _on_picture(finding.boxes, geometry)
+    score = finding.score
+    if score is None and full is not None:
+        score = strongest(full, geometry, part.top_share)
+    if score is None:
+        score = float(boxes[:, 4].max()) if len(boxes) else 0.0
+    return Fused(full, score, boxes)
+
+
+def _on_picture(boxes: Floats, geometry: Geometry) -> Floats:
+    """Rows of FP32 [K, 6] that are used and of which at least half lies on the picture, as far as in the square."""
+    corners = np.clip(boxes[:, :4], 0, geometry.size)
+    ends = np.array((geometry.inner_width, geometry.inner_height) * 2, dtype=np.float32)
+    shown = np.clip(corners, 0, ends)
+    areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (shown, corners)]
+    return boxes[(areas[0] > 0) & (2 * areas[0] >= areas[1]) & (boxes[:, 4] >= 0)]
+
+
+def _listed(roles: Sequence[str]) -> str:
+    return " and ".join(roles) or "nothing"
+
+
+def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings) -> Fused:
+    """Join what the parts of a line found on one picture. A part alone stays as it is.
+
+    Maps are joined among the parts that give one, scores among all parts, each in units of its own level; boxes
+    stand beside each other, their scores in units of their part's peak.
+
+    Args:
+        findings: one for each of `settings.parts`, in their order.
+        geometry: where the picture lies in the model square.
+        settings: constants of the line.
+
+    Raises:
+        ArtefactError: the findings are not those that the settings speak of.
+
+    """
+    if len(findings) != len(settings.parts):
+        msg = (
+            f"the line has {len(settings.parts)} parts, but there came findings of {len(findings)}; "
+            "graph and settings are of different builds, build the line again"
+        )
+        raise ArtefactError(msg)
+    parts = settings.parts
+    found = [observe(finding, geometry, part) for finding, part in zip(findings, parts, strict=True)]
     if len(found) == 1:
         return found[0]
-    (first_map, first), (second_map, second) = found
-    full = combine(
-        first_map / np.float32(settings.discrepancy_peak),
-        second_map / np.float32(settings.ratio_peak),
-        settings.fusion,
-        settings.map_weight,
+    maps = [
+        (each.map / np.float32(part.peak), part.weight)
+        for each, part in zip(found, parts, strict=True)
+        if each.map is not None
+    ]
+    scores = [
+        (np.float64(each.score / part.level), part.weight) for each, part in zip(found, parts, strict=True)
+    ]
+    boxes = [each.boxes.copy() for each in found]
+    for rows, part in zip(boxes, parts, strict=True):
+        rows[:, 4] /= np.float32(part.peak)
+    return Fused(
+        map=combine(maps, settings.fusion) if maps else None,
+        score=float(combine(scores, settings.fusion)),
+        boxes=np.concatenate(boxes),
     )
-    score = combine(
-        np.float64(first / settings.discrepancy_level),
-        np.float64(second / settings.ratio_level),
-        settings.fusion,
-        settings.fusion_weight,
-    )
-    return full, float(score)
 
 
-def combine(discrepancy: Figures, ratio: Figures, fusion: Fusion, weight: float) -> Figures:
-    """Apply the line's Fusion to figures in units of their levels, elementwise."""
+def combine(weighed: Sequence[tuple[Figures, float]], fusion: Fusion) -> Figures:
+    """Apply the line's Fusion to figures in units of their levels, each with its weight, elementwise."""
+    total = sum(weight for _, weight in weighed)
+    figures, weights = [figure for figure, _ in weighed], [weight / total for _, weight in weighed]
     if fusion is Fusion.MAX:
-        return cast(Figures, np.maximum(discrepancy, ratio))
+        return reduce(np.maximum, figures)
     if fusion is Fusion.PRODUCT:
         # 1 - cosine may lie a rounding error below 0, of which no power can be taken.
-        return cast(Figures, np.maximum(discrepancy, 0) ** weight * np.maximum(ratio, 0) ** (1 - weight))
-    return cast(Figures, weight * discrepancy + (1 - weight) * ratio)
+        powers = [np.maximum(each, 0) ** weight for each, weight in zip(figures, weights, strict=True)]
+        return reduce(np.multiply, powers)
+    return cast(Figures, sum(weight * each for each, weight in zip(figures, weights, strict=True)))

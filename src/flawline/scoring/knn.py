@@ -1,6 +1,5 @@
 """Nearest neighbours in a memory bank, by FAISS."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import faiss
@@ -10,20 +9,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from flawline.errors import ArtefactError
+from flawline.scoring.ratio import Neighbours
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """What a bank says of patches [P]: how far its nearest entry is, and how alone that entry stands.
-
-    `distance` is Euclidean, in feature units, >= 0. `crowding` is r of ExDD section C5, in (0, 1]:
-    exp(d / sqrt(D)) over the sum of exp(d_m / sqrt(D)) for the entries m next to the nearest one.
-    """
-
-    distance: Floats
-    crowding: Floats
 
 
 class BankIndex:
@@ -53,13 +41,16 @@ class BankIndex:
         return int(self.vectors.shape[1])
 
     def search(self, features: Floats) -> Neighbours:
-        """Ask for patches FP32 [P, D]."""
-        nearest = self._index.search(np.ascontiguousarray(features), 1)[1][:, 0]
+        """Ask for patches FP32 [..., D]; the answers have the leading shape."""
+        shape = features.shape[:-1]
+        rows = np.ascontiguousarray(features.reshape(-1, self.dimensions))
+        nearest = self._index.search(rows, 1)[1][:, 0]
         # Not the distances FAISS gives: for large batches it takes them from differences of large squares.
-        distance = np.linalg.norm(features - self.vectors[nearest], axis=1)
+        distance = np.linalg.norm(rows - self.vectors[nearest], axis=1)
         around = self.vectors[self.neighbours[nearest]]
-        further = np.linalg.norm(features[:, None, :] - around, axis=2)
-        return Neighbours(distance, crowding(distance, further, self.dimensions))
+        further = np.linalg.norm(rows[:, None, :] - around, axis=2)
+        alone = crowding(distance, further, self.dimensions)
+        return Neighbours(distance.reshape(shape), alone.reshape(shape))
 
 
 def crowding(distance: Floats, further: Floats, dimensions: int) -> Floats:

@@ -54,7 +54,15 @@ class Geometry:
 
     @classmethod
     def fit(cls, width: int, height: int, size: int) -> "Geometry":
-        """Place a picture of `width` x `height` in a square of `size`: its longer side fills the square."""
+        """Place a picture of `width` x `height` in a square of `size`: its longer side fills the square.
+
+        Raises:
+            PictureError: a side below 1.
+
+        """
+        if min(width, height) < 1:
+            msg = f"a picture of {width}x{height} pixels has no place in a square; its sides start at 1"
+            raise PictureError(msg)
         scale = size / max(width, height)
         return cls(width, height, max(1, round(width * scale)), max(1, round(height * scale)), size)
 

@@ -1,13 +1,14 @@
 """Ratio scoring: how far from normal, against how far from known defects (ExDD, section C5)."""
 
-from enum import IntEnum
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-if TYPE_CHECKING:  # settings, and so the listing of lines, would otherwise wait for FAISS to load
-    from flawline.scoring.knn import Neighbours
+from flawline.scoring.finding import Finding
+from flawline.scoring.picture import Geometry
 
 EPSILON = 1e-6
 """Added to the distance from the positive bank, as the authors do."""
@@ -15,8 +16,23 @@ EPSILON = 1e-6
 Floats = NDArray[np.float32]
 
 
-class ImageScore(IntEnum):
-    """Which patch speaks for the whole picture; the number travels in the line's settings.
+@dataclass(frozen=True)
+class Neighbours:
+    """What a bank says of patches: how far its nearest entry is, and how alone that entry stands.
+
+    Attributes:
+        distance: FP32 [rows, columns], Euclidean, in feature units, at least 0.
+        crowding: FP32 [rows, columns], r of ExDD section C5, in (0, 1]: exp(d / sqrt(D)) over the sum of
+            exp(d_m / sqrt(D)) for the entries m next to the nearest one.
+
+    """
+
+    distance: Floats
+    crowding: Floats
+
+
+class ImageScore(StrEnum):
+    """Which patch speaks for the whole picture.
 
     MAP_PEAK: the patch with the largest ratio, its normal distance weighted by its neighbourhood.
     NEGATIVE_PEAK: the patch farthest from the negative bank, its own ratio weighted the same way.
@@ -24,46 +40,60 @@ class ImageScore(IntEnum):
     positive term at the patch farthest from the *positive* bank, which need not be the same patch.
     """
 
-    MAP_PEAK = 0
-    NEGATIVE_PEAK = 1
-    FAITHFUL = 2
+    MAP_PEAK = "map_peak"
+    NEGATIVE_PEAK = "negative_peak"
+    FAITHFUL = "faithful"
 
 
-def ratio_map(
-    negative: "Neighbours",
-    positive: "Neighbours | None",
-    valid: NDArray[np.bool_],
-    image_score: ImageScore,
-    positive_weight: float,
-) -> tuple[Floats, float]:
+class RatioSettings(BaseModel):
+    """Constants of ratio scoring, kept as the options of a part.
+
+    Attributes:
+        image_score: patch that speaks for the picture.
+        positive_weight: exponent of the distance from the positive bank, 0 to 1; see `find_ratio`.
+        has_positive: whether there is a positive bank.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_score: ImageScore = ImageScore.MAP_PEAK
+    positive_weight: float = Field(0.25, ge=0, le=1)
+    has_positive: bool = False
+
+
+def find_ratio(
+    negative: Neighbours, positive: Neighbours | None, geometry: Geometry, settings: RatioSettings
+) -> Finding:
     """Score the patches of one picture: d_neg / (d_pos + EPSILON) ** positive_weight.
 
     The paper's ratio has weight 1. It forgets how far from normal a patch is in absolute terms, so that a sparse
     positive bank adds more noise than knowledge; weight 0 is the distance from normal alone.
 
     Args:
-        negative: answer of the bank of normal patches, P = rows * columns.
+        negative: answer of the bank of normal patches.
         positive: answer of the bank of defect patches; None scores by the distance from normal alone, as
             PatchCore does.
-        valid: BOOL [rows, columns], False on padding.
-        image_score: see ImageScore.
-        positive_weight: exponent of the distance from the positive bank, 0 to 1.
+        geometry: where the picture lies in the model square; patches on padding are not scored.
+        settings: constants of the line.
 
     Returns:
-        FP32 [rows, columns], >= 0, zero on padding; and the picture's score, >= 0.
+        A map FP32 [rows, columns], zero on padding, and the picture's score.
 
     """
-    inside = valid.ravel()
-    far = np.where(inside, negative.distance, 0.0)
-    near_defect = np.ones_like(far) if positive is None else (positive.distance + EPSILON) ** positive_weight
+    valid = geometry.patch_mask(*negative.distance.shape)
+    inside, alone = valid.ravel(), negative.crowding.ravel()
+    far = np.where(inside, negative.distance.ravel(), 0.0)
+    near_defect = np.ones_like(far)
+    if positive is not None:
+        near_defect = (positive.distance.ravel() + EPSILON) ** settings.positive_weight
     ratio = far / near_defect
-    weighted = 1.0 - negative.crowding
-    if image_score is ImageScore.FAITHFUL and positive is not None:
-        i, j = int(far.argmax()), int(np.where(inside, positive.distance, -1.0).argmax())
-        score = (
-            weighted[i] * far[i] / (positive.crowding[j] * positive.distance[j] + EPSILON) ** positive_weight
-        )
+    weighted = 1.0 - alone
+    if settings.image_score is ImageScore.FAITHFUL and positive is not None:
+        distance, crowded = positive.distance.ravel(), positive.crowding.ravel()
+        i, j = int(far.argmax()), int(np.where(inside, distance, -1.0).argmax())
+        score = weighted[i] * far[i] / (crowded[j] * distance[j] + EPSILON) ** settings.positive_weight
     else:
-        peak = int((ratio if image_score is ImageScore.MAP_PEAK else far).argmax())
+        peak = int((ratio if settings.image_score is ImageScore.MAP_PEAK else far).argmax())
         score = weighted[peak] * ratio[peak]
-    return ratio.reshape(valid.shape).astype(np.float32), float(score)
+    return Finding(map=ratio.reshape(valid.shape).astype(np.float32), score=float(score))

@@ -1,98 +1,94 @@
-"""What differs between lines in scoring: the constants that every stage after the graph needs."""
+"""The constants of a line's scoring: one JSON file of its artefact, the same for training and serving."""
 
-from dataclasses import astuple, dataclass, fields
-from enum import IntEnum
+from enum import StrEnum
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from flawline.scoring.ratio import ImageScore
+from flawline.scoring.finding import Role
 
 
-class Fusion(IntEnum):
-    """How discrepancy a and ratio b, each in units of its own level on normal pictures, become one figure.
+class Fusion(StrEnum):
+    """How several parts become one figure.
 
-    w is the weight of the discrepancy. MEAN: w a + (1-w) b. PRODUCT: a^w b^(1-w). MAX: the larger of both, whatever
-    w says. The number travels in the line's settings.
+    Each part's figure x_i is first divided by its own level on normal pictures. The weights w_i sum to 1.
+    MEAN: sum of w_i x_i. PRODUCT: product of x_i^w_i. MAX: the largest x_i, whatever the weights say.
     """
 
-    MEAN = 0
-    PRODUCT = 1
-    MAX = 2
+    MEAN = "mean"
+    PRODUCT = "product"
+    MAX = "max"
 
 
-@dataclass(frozen=True)
-class LineSettings:
-    """Constants of a line, carried by tensor SETTINGS out of its own graph.
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PartSettings(_Frozen):
+    """Constants of one part of a line.
+
+    Attributes:
+        name: name of the part, such as `exdd`.
+        gives: what its findings hold.
+        sigma: standard deviation in pixels of the Gaussian that smooths its map; 0 leaves the map as it is.
+        eight_bit_map: whether each map is rounded to 8 bits of its range before smoothing, as ExDD's authors do.
+        top_share: share of the picture's pixels, the strongest of the smoothed map, whose mean is the score where
+            the part gives none; 0 takes the largest pixel.
+        weight: weight of the part where several are fused, relative to the others, at least 0.
+        level: typical score of a normal picture, above 0; scores are fused in units of it.
+        peak: typical largest smoothed pixel, or strongest box, of a normal picture, above 0; maps and boxes are
+            fused in units of it.
+        options: settings of the part's own stage, as JSON values.
+
+    """
+
+    name: str
+    gives: tuple[Role, ...]
+    sigma: float = Field(4.0, ge=0)
+    eight_bit_map: bool = False
+    top_share: float = Field(0.0, ge=0, le=1)
+    weight: float = Field(1.0, ge=0)
+    level: float = Field(1.0, gt=0)
+    peak: float = Field(1.0, gt=0)
+    options: dict[str, Any] = {}
+
+
+class LineSettings(_Frozen):
+    """Constants of a line.
 
     Attributes:
         size: side of the model square in pixels.
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
-        pixel_threshold: smoothed, fused score from which a pixel is called defective, > 0.
-        sigma, discrepancy_sigma: standard deviation in pixels of the Gaussian that smooths the map of the ratio and
-            that of the discrepancy.
-        min_area: regions of fewer pixels of the model square get no box.
-        image_score: an ImageScore, of the ratio.
-        has_positive: whether the line has a positive bank.
-        positive_weight: exponent of the distance from the positive bank; see stages.ratio.ratio_map.
-        eight_bit_map: round each ratio map to 8 bits of its own range before smoothing, as ExDD's authors do.
-        has_ratio: whether the line has memory banks.
-        has_discrepancy: whether it has a student.
-        top_share: share of the picture's pixels, the strongest of the smoothed discrepancy, whose mean is the
-            picture's; 0 takes the largest.
-        fusion: a Fusion, for lines that have both.
-        fusion_weight, map_weight: w there for scores and for maps, 0 to 1.
-        discrepancy_level, ratio_level: typical score of a normal picture for each part, > 0; the picture's score
-            is fused in units of them.
-        discrepancy_peak, ratio_peak: typical largest smoothed pixel of a normal picture, > 0; likewise for maps.
+        pixel_threshold: fused, smoothed score from which a pixel, or a box, is called defective, above 0.
+        min_area: fewest pixels of the model square of a region that gets a box.
+        fusion: rule that joins several parts.
+        parts: constants of each part, in the order of the line's findings.
 
     """
 
     size: int
-    false_alarm: float
-    pixel_threshold: float
-    sigma: float
-    min_area: int
-    image_score: ImageScore
-    has_positive: bool
-    positive_weight: float
-    eight_bit_map: bool
-    has_ratio: bool = True
-    has_discrepancy: bool = False
-    top_share: float = 0.0
-    fusion: Fusion = Fusion.MEAN
-    fusion_weight: float = 0.5
-    discrepancy_level: float = 1.0
-    ratio_level: float = 1.0
-    discrepancy_peak: float = 1.0
-    ratio_peak: float = 1.0
-    discrepancy_sigma: float = 4.0
-    map_weight: float = 0.5
+    false_alarm: float = Field(gt=0, lt=1)
+    pixel_threshold: float = Field(gt=0)
+    min_area: int = Field(ge=1)
+    fusion: Fusion = Fusion.PRODUCT
+    parts: tuple[PartSettings, ...] = Field(min_length=1)
 
-    def to_array(self) -> NDArray[np.float32]:
-        """FP32 [SETTINGS], in the order of the attributes."""
-        return np.array(astuple(self), dtype=np.float32)
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Weight of each part, as shares of their sum."""
+        total = sum(part.weight for part in self.parts)
+        return tuple(part.weight / total for part in self.parts)
 
     @property
     def fusion_statement(self) -> str | None:
-        """How a line of both parts joins them, in words with its levels; None for other lines."""
-        if not (self.has_ratio and self.has_discrepancy):
+        """How a line of several parts joins them, in words; None for a part alone."""
+        if len(self.parts) == 1:
             return None
-        share = (
-            f" with weights {self.fusion_weight:g} (scores) and {self.map_weight:g} (maps) of the discrepancy"
+        weighed = self.fusion is not Fusion.MAX
+        parts = (
+            part.name
+            + (f" weighs {share:g}" if weighed else "")
+            + f", in units of {part.level:.3g} (score) and {part.peak:.3g} (map)"
+            for part, share in zip(self.parts, self.weights, strict=True)
         )
-        share = "" if self.fusion is Fusion.MAX else share
-        return (
-            f"{self.fusion.name.lower()}{share}; scores in units of {self.discrepancy_level:.3g} (discrepancy) and "
-            f"{self.ratio_level:.3g} (ratio), maps of {self.discrepancy_peak:.3g} and {self.ratio_peak:.3g}"
-        )
-
-    @classmethod
-    def from_array(cls, values: NDArray[np.float32]) -> "LineSettings":
-        """Undo `to_array`, up to FP32."""
-        kinds = {field.name: field.type for field in fields(cls)}
-        return cls(**{name: kind(value) for (name, kind), value in zip(kinds.items(), values, strict=True)})  # type: ignore[operator]
-
-
-SETTINGS = len(fields(LineSettings))
-"""Length of tensor SETTINGS."""
+        return f"{self.fusion.value} of the parts: {'; '.join(parts)}"

@@ -1,12 +1,15 @@
-"""From what a line found on a picture to a verdict: fuse, calibrate, threshold, box."""
+"""From what a line's parts found on a picture to a verdict: fuse, calibrate, threshold, box."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawline.scoring.fusion import Evidence, fuse
+from flawline.scoring.calibration import p_value
+from flawline.scoring.finding import Finding
+from flawline.scoring.fusion import fuse
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings
 
@@ -20,8 +23,15 @@ Floats = NDArray[np.float32]
 class Verdict:
     """The answer for one picture; field by field the output tensors of a line.
 
-    `anomaly_map` FP32 [S, S] is 1.0 at the pixel threshold and zero on padding, `mask` UINT8 [S, S] is 1 where
-    it reaches that, `boxes` FP32 [K, 6] hold x1, y1, x2, y2 in pixels of the picture, score and class.
+    Attributes:
+        score: raw score of the picture.
+        p_value: share of normal pictures expected to score at least this high.
+        is_defect: whether the p-value is within the false-alarm budget.
+        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding and for lines without a map.
+        mask: UINT8 [S, S], 1 where the map reaches 1.0.
+        boxes: FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength, class; unused rows are -1.
+        geometry: where the picture lies in the model square.
+
     """
 
     score: float
@@ -33,41 +43,55 @@ class Verdict:
     geometry: Geometry
 
 
-def p_value(score: float, calibration: Floats) -> float:
-    """Conformal p-value of a score among calibration scores [n], sorted ascending: (1 + #{c >= score}) / (n + 1).
-
-    Vovk, Gammerman and Shafer (2005): for a normal picture, exchangeable with the calibration pictures, the
-    chance of a p-value of at most a is at most a.
-    """
-    at_least = len(calibration) - int(np.searchsorted(calibration, np.float32(score), side="left"))
-    return (1 + at_least) / (len(calibration) + 1)
-
-
-def judge(evidence: Evidence, geometry: Geometry, settings: LineSettings, calibration: Floats) -> Verdict:
+def judge(
+    findings: Sequence[Finding], geometry: Geometry, settings: LineSettings, calibration: Floats
+) -> Verdict:
     """Turn what a line's parts found on one picture into its verdict.
 
-    `calibration` FP32 [n], ascending, holds the raw scores of normal pictures that the line was not fitted to.
+    Args:
+        findings: one for each part of the line, in the order of its settings.
+        geometry: where the picture lies in the model square.
+        settings: constants of the line.
+        calibration: FP32 [n], ascending: raw scores of normal pictures that the line was not fitted to.
+
+    Raises:
+        ArtefactError: the findings are not those that the settings speak of.
+
     """
-    fused, score = fuse(evidence, geometry, settings)
-    anomaly_map = fused / np.float32(settings.pixel_threshold)
+    fused = fuse(findings, geometry, settings)
+    threshold = np.float32(settings.pixel_threshold)
+    full = np.zeros((geometry.size, geometry.size), np.float32) if fused.map is None else fused.map
+    anomaly_map = full / threshold
     mask = (anomaly_map >= 1.0).astype(np.uint8)
-    chance = p_value(score, calibration)
+    chance = p_value(fused.score, calibration)
+    regions = regions_of(anomaly_map, mask, geometry, settings.min_area)
+    boxes = strongest_boxes(np.concatenate((regions, _given(fused.boxes, threshold, geometry))))
     return Verdict(
-        score=score,
+        score=fused.score,
         p_value=chance,
         is_defect=bool(np.float32(chance) <= np.float32(settings.false_alarm)),
         anomaly_map=anomaly_map,
         mask=mask,
-        boxes=_boxes(anomaly_map, mask, geometry, settings.min_area),
+        boxes=boxes,
         geometry=geometry,
     )
 
 
-def _boxes(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
-    boxes = np.full((MAX_BOXES, 6), -1.0, dtype=np.float32)
+def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
+    """Box the connected regions of a mask.
+
+    Args:
+        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold; a region is as strong as its largest pixel.
+        mask: UINT8 [S, S], 1 on regions.
+        geometry: leads from the model square to the picture.
+        min_area: fewest pixels of a region; smaller ones get no box.
+
+    Returns:
+        FP32 [n, 6]: x1, y1, x2, y2 in pixels of the picture, strength and class 0.
+
+    """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    scale_x = geometry.width / geometry.inner_width
-    scale_y = geometry.height / geometry.inner_height
+    scale_x, scale_y = geometry.width / geometry.inner_width, geometry.height / geometry.inner_height
     found = []
     for region in range(1, count):
         x, y, width, height, area = (int(value) for value in stats[region])
@@ -76,7 +100,23 @@ def _boxes(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min
         window = np.s_[y : y + height, x : x + width]
         strength = float(anomaly_map[window][labels[window] == region].max())
         found.append((x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y, strength, 0.0))
-    found.sort(key=lambda box: -box[4])
-    for row, box in enumerate(found[:MAX_BOXES]):
-        boxes[row] = box
+    return np.array(found, dtype=np.float32).reshape(-1, 6)
+
+
+def _given(boxes: Floats, threshold: np.float32, geometry: Geometry) -> Floats:
+    """Boxes of a part that reach the threshold, in pixels of the picture and units of the threshold."""
+    scale_x, scale_y = geometry.width / geometry.inner_width, geometry.height / geometry.inner_height
+    kept = boxes.copy()
+    kept[:, 4] /= threshold
+    kept = kept[kept[:, 4] >= 1.0]
+    kept[:, [0, 2]] = (kept[:, [0, 2]] * scale_x).clip(0, geometry.width)
+    kept[:, [1, 3]] = (kept[:, [1, 3]] * scale_y).clip(0, geometry.height)
+    return kept
+
+
+def strongest_boxes(found: Floats) -> Floats:
+    """The MAX_BOXES rows of [K, 6] with the largest strength, in falling order; unused rows are -1."""
+    boxes = np.full((MAX_BOXES, 6), -1.0, dtype=np.float32)
+    order = np.argsort(-found[:, 4], kind="stable")[:MAX_BOXES]
+    boxes[: len(order)] = found[order]
     return boxes

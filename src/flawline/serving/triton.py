@@ -3,7 +3,8 @@
 import json
 import os
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -23,6 +24,16 @@ def parameter(arguments: dict[str, str], name: str, default: str) -> str:
 def threads(arguments: dict[str, str]) -> int:
     """CPU threads this stage may use: parameter THREADS, else one per core given to the process."""
     return int(parameter(arguments, "THREADS", str(len(os.sched_getaffinity(0)))))
+
+
+def repository(arguments: dict[str, str]) -> Path:
+    """Model repository that holds this stage and all others, from the arguments of `initialize`."""
+    return Path(arguments["model_repository"]).parent
+
+
+def key(request: Request) -> tuple[int, ...]:
+    """Key of the artefact that a request speaks of, which is one for all its pictures."""
+    return tuple(cast(list[int], array(request, "ARTEFACT_KEY")[0].tolist()))
 
 
 def array(request: Request, name: str) -> Array:

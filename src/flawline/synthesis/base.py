@@ -1,14 +1,59 @@
-"""What the methods that need OpenCV share: material from a line, and defects that can be seen on its texture."""
+"""What the methods share: types, drawing material from a line, and putting a change into a picture."""
 
-from collections.abc import Callable
-from typing import cast
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
+from flawline.errors import DataError
 from flawline.scoring.picture import Pixels
-from flawline.synthesis.plain import TRIES, Mask, Sources, check_picture, is_grey, to_pixels, too_small
-from flawline.synthesis.visibility import texture_deviation, visibility
+
+Mask = NDArray[np.bool_]
+"""BOOL [H, W], True on defective pixels."""
+
+Sources = Sequence[Pixels] | Callable[[np.random.Generator], Pixels]
+"""Other normal pictures to take material from: a sequence of UINT8 [h, w, 3] of any sizes, or a function that
+draws one. An empty sequence means that a picture is its own source."""
+
+MIN_PIXELS = 12
+"""Default for the fewest pixels a defect has."""
+
+
+def unit(picture: NDArray[Any]) -> float:
+    """Pixels of this picture that make one pixel at a side of 256, and at least 1.
+
+    Lengths are given in it, so that a thin defect of a large picture outlives the resizing to a model's size.
+    """
+    return max(1.0, max(picture.shape[:2]) / 256)
+
+
+def is_grey(picture: Pixels) -> bool:
+    """Whether red, green and blue agree everywhere."""
+    red, green, blue = picture[..., 0], picture[..., 1], picture[..., 2]
+    return np.array_equal(red, green) and np.array_equal(red, blue)
+
+
+def without_colour(picture: Pixels) -> Pixels:
+    """Mean of red, green and blue in all three: UINT8 [h, w, 3]."""
+    grey = to_pixels(picture.mean(axis=2, dtype=np.float32))
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def to_pixels(values: NDArray[np.float32]) -> Pixels:
+    """Round to UINT8, halves to even, and clip to 0..255."""
+    return cast(Pixels, np.rint(np.clip(values, 0, 255)).astype(np.uint8))
+
+
+def resized(picture: Pixels, height: int, width: int) -> Pixels:
+    """Bring UINT8 [h, w, 3] to UINT8 [height, width, 3]: averaged when it shrinks, cubic when it grows."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    shrinks = max(height, width) < max(picture.shape[:2])
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cast(Pixels, cv2.resize(picture, (width, height), interpolation=interpolation))
 
 
 def draw_source(sources: Sources, picture: Pixels, rng: np.random.Generator) -> Pixels:
@@ -45,32 +90,46 @@ def jitter(source: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
     return to_pixels(values)
 
 
-def until_visible(
-    draw: Callable[[Pixels, np.random.Generator], tuple[Pixels, Mask]],
-    picture: Pixels,
-    rng: np.random.Generator,
-    min_pixels: int,
-) -> tuple[Pixels, Mask]:
-    """Repeat `draw` until its defect has `min_pixels` and can be seen against the picture's own texture.
+def compose(picture: Pixels, altered: Pixels, shape: Mask) -> tuple[Pixels, Mask]:
+    """Put `altered` into `picture` inside `shape`, so that `shape` is the exact mask of the change.
 
-    On a picture where no try can be seen, the most visible one is returned.
-
-    Raises:
-        DataError: `picture` is not UINT8 [H, W, 3], or no try reached `min_pixels`.
-
+    Where both happen to agree inside the shape the pixel moves by one grey level: the mask stays as solid as
+    one drawn by hand, and still is True only where the picture changed.
     """
-    check_picture(picture)
-    texture = texture_deviation(picture)
-    best, best_seen = None, -1.0
-    for _ in range(TRIES):
-        result, mask = draw(picture, rng)
-        if cv2.countNonZero(mask.view(np.uint8)) < min_pixels:
-            continue
-        seen = visibility(picture, result, mask, texture)
-        if seen >= 1:
-            return result, mask
-        if seen > best_seen:
-            best, best_seen = (result, mask), seen
-    if best is None:
-        raise too_small(picture, min_pixels)
-    return best
+    return fill(picture, altered[shape], shape)
+
+
+def fill(picture: Pixels, after: Pixels, shape: Mask) -> tuple[Pixels, Mask]:
+    """Do as `compose`, given only the altered pixels inside `shape`: UINT8 [n, 3]."""
+    before = picture[shape]
+    same = (before == after).all(axis=1)
+    after[same] = np.where(before[same] < 128, before[same] + 1, before[same] - 1)
+    result = picture.copy()
+    result[shape] = after
+    return result, shape
+
+
+def check_picture(picture: NDArray[Any]) -> None:
+    """Raise DataError unless `picture` is UINT8 [H, W, 3]."""
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        msg = f"a picture to put a defect on is UINT8 [H, W, 3], not {picture.dtype} {list(picture.shape)}"
+        raise DataError(msg)
+
+
+def too_small(picture: Pixels, min_pixels: int) -> DataError:
+    """Say that no try reached `min_pixels`."""
+    height, width = picture.shape[:2]
+    msg = (
+        f"no defect of at least {min_pixels} pixels came out on a picture of {width}x{height}; "
+        "take larger pictures or a smaller min_pixels"
+    )
+    return DataError(msg)
+
+
+def digest(arrays: Sequence[NDArray[Any]]) -> str:
+    """SHA-256 (hex) over shapes and contents of arrays, in order."""
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(str(array.shape).encode())
+        found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()

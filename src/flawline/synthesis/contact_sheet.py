@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from flawline.scoring.picture import Pixels
-from flawline.synthesis.plain import Mask
+from flawline.synthesis.base import Mask
 
 _LABEL = 20
 """Pixels of the label strip above a pair."""

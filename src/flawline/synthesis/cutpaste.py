@@ -1,13 +1,24 @@
 """CutPaste (Li, Sohn, Yoon, Pfister: "CutPaste", CVPR 2021): a piece of a normal picture in the wrong place."""
 
-from typing import cast
+from typing import Literal, cast
 
 import cv2
 import numpy as np
 
 from flawline.scoring.picture import Pixels
-from flawline.synthesis.base import draw_source, jitter, until_visible
-from flawline.synthesis.plain import MIN_PIXELS, Mask, Sources, compose, unit
+from flawline.synthesis.base import MIN_PIXELS, Mask, Sources, compose, draw_source, jitter, unit
+from flawline.synthesis.method import Material, MethodConfig
+from flawline.synthesis.visibility import until_visible
+
+
+class CutPasteConfig(MethodConfig):
+    """Settings of `cutpaste`, which has none."""
+
+    method: Literal["cutpaste"] = "cutpaste"
+
+    def prepare(self, material: Material) -> "CutPaste":
+        """See `MethodConfig`."""
+        return CutPaste(material.sources, material.min_pixels)
 
 
 class CutPaste:
@@ -18,8 +29,6 @@ class CutPaste:
     stronger than the paper's 0.1: on even surfaces that leaves most patches invisible.
     """
 
-    name = "cutpaste"
-
     def __init__(self, sources: Sources = (), min_pixels: int = MIN_PIXELS) -> None:
         self.sources = sources
         self.min_pixels = min_pixels
@@ -29,18 +38,20 @@ class CutPaste:
         return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-        size, angle = patch_size(picture, rng) if rng.random() < 0.5 else scar_size(picture, rng)
+        if rng.random() < 0.5:
+            size, angle = patch_size(picture.shape[0], picture.shape[1], rng), 0.0
+        else:
+            size, angle = scar_size(picture, rng)
         source = draw_source(self.sources, picture, rng)
         return paste(picture, jitter(source, 0.15, rng), size, angle, rng)
 
 
-def patch_size(picture: Pixels, rng: np.random.Generator) -> tuple[tuple[int, int], float]:
-    """Width and height in pixels and a turn of 0 degrees: 2 to 15 % of the area, aspect in 0.3..1 or 1..3.3."""
-    height, width = picture.shape[:2]
+def patch_size(height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Draw width and height in pixels of a patch: 2 to 15 % of a picture's area, aspect in 0.3..1 or 1..3.3."""
     area = rng.uniform(0.02, 0.15) * height * width
     aspect = rng.uniform(0.3, 1) if rng.random() < 0.5 else rng.uniform(1, 3.3)
     across = min(width, max(1, round(np.sqrt(area * aspect))))
-    return (across, min(height, max(1, round(area / across)))), 0.0
+    return across, min(height, max(1, round(area / across)))
 
 
 def scar_size(picture: Pixels, rng: np.random.Generator) -> tuple[tuple[int, int], float]:

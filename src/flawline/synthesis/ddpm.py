@@ -1,13 +1,12 @@
 """A small denoising diffusion model of a line's normal pictures (papers: DDPM + asymmetric student, RealNet).
 
 Trained on normal pictures alone. Its reverse chain with widened variance gives pictures that are near the normal
-ones without being among them, which `flawline.synthesis.ddpm_blend` puts into Perlin regions. Needs torch, numpy,
-safetensors and diffusers, and nothing else.
+ones without being among them, which `flawline.synthesis.ddpm_blend` puts into Perlin regions.
 """
 
+import hashlib
 import json
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,29 +22,48 @@ from torch.nn import functional as F
 
 from flawline.errors import DataError, RecipeError
 from flawline.files import write_atomically
-from flawline.synthesis.configs import DDPMConfig
-from flawline.synthesis.ddpm_blend import DDPMBlend
-from flawline.synthesis.ddpm_checkpoint import Checkpoint, identity
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import to_pixels
+from flawline.synthesis.ddpm_blend import DDPMConfig
 from flawline.synthesis.ddpm_data import Crops, Scale
-from flawline.synthesis.plain import Pixels, to_pixels
 from flawline.synthesis.reverse import reverse, visited
-from flawline.training.state import CHECKPOINT_SECONDS, save_tensors
-
-__all__ = ["DDPM", "DDPMBlend", "DDPMConfig", "Progress", "Scale", "train_ddpm"]
+from flawline.training import Training, TrainingState, train
+from flawline.training.state import save_tensors
 
 _WARM_UP = 50
+_TRAINED_BY = (
+    "side",
+    "whole",
+    "patch",
+    "channels",
+    "blocks",
+    "steps",
+    "batch",
+    "learning_rate",
+    "ema",
+    "timesteps",
+)
+"""Settings that make the weights; the others only say how they are used."""
 
 Progress = Callable[[float], None]
 """Called with the share that is done, 0 to 1."""
 
 
 class DDPM:
-    """A trained model: generates pictures, and is saved as a folder of config.json and model.safetensors."""
+    """A trained model: generates pictures, and is saved as a folder of config.json and model.safetensors.
 
-    def __init__(self, network: nn.Module, config: DDPMConfig, scale: Scale) -> None:
+    Attributes:
+        training: how it was trained; None for a model that was loaded.
+
+    """
+
+    def __init__(
+        self, network: nn.Module, config: DDPMConfig, scale: Scale, training: Training | None = None
+    ) -> None:
         self.network = network.eval().requires_grad_(requires_grad=False)
         self.config = config
         self.scale = scale
+        self.training = training
         self.alphas = _alphas(config).to(next(network.parameters()).device)
 
     @torch.inference_mode()
@@ -110,7 +128,7 @@ class DDPM:
         """Write the folder, made when missing."""
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(folder / "model.safetensors", self.network.state_dict(), {})
-        content = {"scale": asdict(self.scale), **asdict(self.config)}
+        content = {"scale": asdict(self.scale), **self.config.model_dump()}
         write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n")
 
     @classmethod
@@ -125,8 +143,7 @@ class DDPM:
             content = json.loads((folder / "config.json").read_text())
             scale = content.pop("scale")
             scale = Scale(tuple(scale["mean"]), scale["deviation"])
-            settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-            config = DDPMConfig(**settings)
+            config = DDPMConfig.model_validate(content)
             network = _network(config, len(scale.mean), seed=0)
             network.load_state_dict(load_file(folder / "model.safetensors"))
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
@@ -142,32 +159,27 @@ def train_ddpm(
     *,
     seed: int,
     device: str | torch.device = "cpu",
-    checkpoint: Path | None = None,
-    resume: bool = True,
     budget: float | None = None,
+    checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> DDPM:
     """Learn to predict the noise in normal pictures: min E |eps - eps_theta(sqrt(a_t) x + sqrt(1-a_t) eps, t)|^2.
 
-    Every random draw follows from the seed and the number of the step: training for so many steps that was
-    interrupted and goes on from its checkpoint ends with the weights of an unbroken one.
-
     Args:
-        pictures: normal, UINT8 [H, W, 3] each, of any sizes; `config.whole` says whether crops are learnt.
-        config: settings.
-        seed: of the weights and every random draw.
-        device: to train on; the model stays there.
-        checkpoint: file written every half minute and at the end; its folder is made when missing.
-        resume: go on from `checkpoint` where it exists; otherwise it is written over.
-        budget: seconds after which training ends even before `config.steps`, those before a checkpoint included.
-        progress: told after every step.
+        pictures: normal pictures, UINT8 [H, W, 3] each, of any sizes; `config.whole` says whether crops are learnt.
+        config: settings of the model.
+        seed: seed of the weights and of every random draw.
+        device: device to train on; the model stays there.
+        budget: seconds, as `flawline.training.train` takes them.
+        checkpoint: file for the state, as `flawline.training.train` takes it.
+        progress: called after every step with the share done, 0 to 1.
 
     Returns:
         The model with the running mean of the weights.
 
     Raises:
-        DataError: no picture, one of another form or smaller than the crops, or a checkpoint that is damaged or
-            of other pictures, settings or another seed.
+        ArtefactError: the checkpoint is damaged, or of other pictures, settings or another seed.
+        DataError: no picture, one of another form or smaller than the crops, or the loss is not finite.
 
     """
     if not len(pictures):
@@ -178,35 +190,39 @@ def train_ddpm(
     network = _network(config, len(scale.mean), seed).to(device).train()
     mean = _network(config, len(scale.mean), seed).to(device).eval()
     optimiser = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
-    state = Checkpoint(checkpoint, identity(pictures, config, seed))
-    step, spent = state.load(network, mean, optimiser) if resume else (0, 0.0)
     alphas = _alphas(config).to(device)
-    start = saved = time.monotonic()
-    while (done := _done(step, spent + time.monotonic() - start, config.steps, budget)) < 1:
-        rate = config.learning_rate * min(1, (step + 1) / _WARM_UP) * (1 + math.cos(math.pi * done)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        rng = np.random.default_rng([seed, step])
+
+    def step(number: int, _done: float) -> Tensor:
+        rng = np.random.default_rng([seed, number])
         clean = scale.standardised(crops.draw(config.batch, rng).to(device))
-        loss = _loss(network, clean, alphas, config.patch, _generator(rng))
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        _follow(mean, network, min(config.ema, step / (step + 10)))
-        if progress is not None:
-            progress(_done(step, spent + time.monotonic() - start, config.steps, budget))
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            state.save(network, mean, optimiser, step, spent + time.monotonic() - start)
-            saved = time.monotonic()
-    state.save(network, mean, optimiser, step, spent + time.monotonic() - start)
-    return DDPM(mean, config, scale)
+        return _loss(network, clean, alphas, config.patch, _generator(rng))
+
+    def rates(number: int, done: float) -> tuple[float]:
+        rate = config.learning_rate * min(1, (number + 1) / _WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+        return (rate,)
+
+    training = train(
+        step,
+        TrainingState({"weight": network, "mean": mean}, optimiser, _identity(pictures, config, seed)),
+        steps=config.steps,
+        rates=rates,
+        clip=(1.0,),
+        budget=budget,
+        checkpoint=checkpoint,
+        after=lambda steps: _follow(mean, network, min(config.ema, steps / (steps + 10))),
+        progress=None if progress is None else lambda done, _loss: progress(done),
+    )
+    return DDPM(mean, config, scale, training)
 
 
-def _done(step: int, seconds: float, steps: int, budget: float | None) -> float:
-    """Share of training that is done, by steps or by time, whichever is further: 0 to 1."""
-    return min(1.0, max(step / steps, seconds / budget if budget else 0.0))
+def _identity(pictures: Sequence[Pixels], config: DDPMConfig, seed: int) -> dict[str, object]:
+    """What the weights depend on."""
+    digest = hashlib.sha256()
+    for picture in pictures:
+        digest.update(str(picture.shape).encode())
+        digest.update(np.ascontiguousarray(picture).data)
+    settings = {name: getattr(config, name) for name in _TRAINED_BY}
+    return {**settings, "seed": seed, "pictures": digest.hexdigest()}
 
 
 def _loss(

@@ -1,141 +1,245 @@
-"""Pictures from a widened diffusion, blended into turned Perlin regions (papers: DDPM + student, RealNet)."""
+"""Pictures from a widened diffusion, blended into Perlin regions (papers: DDPM + student, RealNet)."""
 
+import json
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import asdict, replace
+from typing import Literal, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional as F
+from pydantic import Field, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from flawline.errors import RecipeError
-from flawline.synthesis.foreground import foreground
-from flawline.synthesis.noise import perlin_noise
-from flawline.synthesis.plain import (
+from flawline.files import written_whole
+from flawline.progress import bar
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import (
     MIN_PIXELS,
     Mask,
-    Pixels,
+    digest,
     fill,
     is_grey,
+    resized,
     to_pixels,
-    until_seen,
     without_colour,
 )
+from flawline.synthesis.cutpaste import patch_size
+from flawline.synthesis.foreground import foreground
+from flawline.synthesis.method import Material, MethodConfig
+from flawline.synthesis.perlin import perlin_mask
+from flawline.synthesis.visibility import until_visible
+from flawline.training import Training
 
-_THRESHOLD = 0.5
+_FOLDER = "ddpm"
+_BLENDING = {"opacity", "foreground", "regions"}
+"""Settings that leave the generated pictures as they are."""
+
+
+class DDPMConfig(MethodConfig):
+    """Settings of the denoising diffusion model of a line, and of the defects made with it.
+
+    Attributes:
+        side: side of the generated pictures in pixels, a multiple of patch * 2 ** (levels - 1).
+        whole: learn whole pictures resized to `side`, for objects; otherwise crops of `side` as they are.
+        patch: side of the squares of pixels that the network sees as one place: 2 costs a quarter of 1.
+        channels: channels of each level of the network, multiples of 8; every level but the first halves the side.
+        blocks: number of residual blocks of a level.
+        steps: number of training steps, at most; a budget may end training sooner.
+        batch: number of pictures of a training step, and generated at a time.
+        learning_rate: learning rate at the start; it falls to 0 along a cosine.
+        ema: decay of the running mean of the weights, which is what generates, from 0 to below 1.
+        timesteps: T, number of noise levels of the diffusion; its variances grow linearly from 1e-4 to 0.02.
+        sampling_steps: number of noise levels that generating visits, evenly spread over all.
+        widen: range of s, by which the variance of every reverse step is widened: (1 + s) sigma_t^2.
+        partial: None, or a fixed noise level t: pictures are then normal ones noised to t and denoised.
+        pool: number of pictures that are generated for a line.
+        opacity: range of d, the share of the generated picture inside the mask.
+        foreground: keep defects on the object, where one can be told from its background.
+        regions: where the generated picture is blended in, turned 'perlin' noise or 'rectangles'.
+
+    """
+
+    method: Literal["ddpm"] = "ddpm"
+    side: int = 64
+    whole: bool = False
+    patch: int = Field(2, ge=1)
+    channels: tuple[int, ...] = Field((16, 32, 64), min_length=2)
+    blocks: int = Field(1, ge=1)
+    steps: int = Field(2000, ge=1)
+    batch: int = Field(8, ge=1)
+    learning_rate: float = Field(2e-3, gt=0)
+    ema: float = Field(0.995, ge=0, lt=1)
+    timesteps: int = Field(1000, ge=2)
+    sampling_steps: int = Field(20, ge=2)
+    widen: tuple[float, float] = (0.1, 0.2)
+    partial: int | None = Field(None, ge=1)
+    pool: int = Field(64, ge=1)
+    opacity: tuple[float, float] = (0.5, 1.0)
+    foreground: bool = True
+    regions: Literal["perlin", "rectangles"] = "perlin"
+
+    @property
+    def coarsest(self) -> int:
+        """Pixels along one place of the network's last level."""
+        return self.patch * 2 ** (len(self.channels) - 1)
+
+    @property
+    def trainings(self) -> int:
+        """See `MethodConfig`."""
+        return 1
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DDPMConfig":
+        unit = self.coarsest
+        for holds, words in (
+            (all(c > 0 and c % 8 == 0 for c in self.channels), "channels: give multiples of 8"),
+            (
+                self.side >= 2 * unit and self.side % unit == 0,
+                f"side: give a multiple of {unit}, at least {2 * unit}, for this patch and so many levels",
+            ),
+            (self.sampling_steps <= self.timesteps, "sampling_steps: give 2 to timesteps"),
+            (
+                0 <= self.widen[0] <= self.widen[1] <= 10,
+                "widen: give a range within 0 to 10, lower end first",
+            ),
+            (
+                self.partial is None or self.partial < self.timesteps,
+                "partial: give null, or a noise level from 1 to timesteps - 1",
+            ),
+            (
+                0 <= self.opacity[0] <= self.opacity[1] <= 1 and self.opacity[1] > 0,
+                "opacity: give a range within 0 to 1, lower end first, that ends above 0",
+            ),
+        ):
+            if not holds:
+                raise ValueError(words)
+        return self
+
+    def prepare(self, material: Material) -> "DDPMBlend":
+        """See `MethodConfig`; trains the model, or goes on with it, and generates its pictures.
+
+        In `material.checkpoint` the folder `ddpm` keeps the state of training, the model and the pictures.
+
+        Raises:
+            FlawlineError: as `flawline.synthesis.ddpm.train_ddpm`.
+
+        """
+        return DDPMBlend(generated(self, material), self, material.min_pixels)
+
+
+def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
+    """Train, save the model, generate: UINT8 [side, side, 3] each; read from the checkpoint's folder where there.
+
+    Raises:
+        FlawlineError: as `flawline.synthesis.ddpm.train_ddpm`.
+
+    """
+    from flawline.synthesis.ddpm import train_ddpm  # here, because diffusers takes seconds to import
+
+    pictures, seconds = material.learned(), material.budget.share()
+    made_from = {
+        "settings": config.model_dump(mode="json", exclude=_BLENDING),
+        "seed": material.seed,
+        "budget": seconds,
+        "pictures": digest(pictures),
+    }
+    identity = json.dumps(made_from, sort_keys=True)
+    folder = material.checkpoint and material.checkpoint / _FOLDER
+    pool = folder and folder / "pool.safetensors"
+    if pool is not None and pool.exists():
+        try:
+            with safe_open(pool, framework="numpy") as file:
+                found = file.metadata()
+                if found["made_from"] == identity:
+                    material.budget.spend(Training(**json.loads(found["training"])))
+                    return list(file.get_tensor("pictures"))
+        except (OSError, KeyError, TypeError, SafetensorError):
+            pool.unlink()  # the model is there to generate them again
+    with bar() as shown:
+        task = shown.add_task("training the diffusion model", total=1.0)
+        model = train_ddpm(
+            pictures,
+            config,
+            seed=material.seed,
+            device=material.device,
+            checkpoint=folder and folder / "checkpoint.safetensors",
+            budget=seconds,
+            progress=lambda done: shown.update(task, completed=done),
+        )
+        material.budget.spend(model.training)
+        task = shown.add_task("drawing from the diffusion model", total=1.0)
+        textures = model.generate(
+            config.pool, material.seed, pictures, progress=lambda done: shown.update(task, completed=done)
+        )
+    if folder is not None and pool is not None:
+        model.save(folder)
+        with written_whole(pool) as temporary:
+            training = cast(Training, model.training)  # it was trained here
+            kept = replace(training, seconds_before=training.seconds, losses=())
+            told = {"made_from": identity, "training": json.dumps(asdict(kept))}
+            save_file({"pictures": np.stack(textures)}, temporary, told)
+    return textures
 
 
 class DDPMBlend:
     """Blends a generated picture into the normal one: x_syn = (1-M) x + M (d x_gen + (1-d) x), d ~ U(0.5, 1).
 
     M is a turned Perlin region or a rectangle, times the object where one can be told from its ground. The
-    generated picture is brought to the brightness of the normal one.
+    generated picture is brought to the brightness of the normal one. With `whole` it shows all of an item and is
+    resized to the normal one; otherwise it is a crop, of which a random place is taken, and which its mirror image
+    continues where it ends.
 
     Args:
         textures: generated pictures, at least one, UINT8 [h, w, 3] of any sizes.
+        config: settings.
         min_pixels: fewest pixels of a defect.
-        opacity: range of d, within 0 to 1.
-        foreground: keep defects on the object.
-        whole: the generated pictures show all of an item and are resized to the picture; otherwise they are
-            crops, of which a random place is taken, and which their mirror image continues where they end.
-        regions: what M is, 'perlin' or 'rectangles'.
 
     Raises:
-        RecipeError: no textures.
+        RecipeError: there are no textures.
 
     """
 
-    name = "ddpm"
-
-    def __init__(
-        self,
-        textures: Sequence[Pixels],
-        min_pixels: int = MIN_PIXELS,
-        *,
-        opacity: tuple[float, float] = (0.5, 1.0),
-        foreground: bool = True,
-        whole: bool = False,
-        regions: Literal["perlin", "rectangles"] = "perlin",
-    ) -> None:
+    def __init__(self, textures: Sequence[Pixels], config: DDPMConfig, min_pixels: int = MIN_PIXELS) -> None:
         if not len(textures):
             msg = "there is no generated picture to blend in; generate some with DDPM.generate"
             raise RecipeError(msg)
-        self.textures, self.min_pixels = textures, min_pixels
-        self.opacity, self.foreground, self.whole = opacity, foreground, whole
-        self.region = turned_perlin_mask if regions == "perlin" else rectangle_mask
+        self.textures, self.config, self.min_pixels = textures, config, min_pixels
+        self.region = perlin_mask if config.regions == "perlin" else rectangle_mask
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
-        return until_seen(self._draw, picture, rng, self.min_pixels)
+        return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         mask = self.region(picture.shape[0], picture.shape[1], rng)
-        if self.foreground:
+        if self.config.foreground:
             mask &= foreground(picture)
         if not mask.any():
             return picture, mask
         texture = self.textures[rng.integers(len(self.textures))]
         y, x = np.nonzero(mask)
-        if self.whole:
+        if self.config.whole:
             generated = resized(texture, picture.shape[0], picture.shape[1])[y, x]
         else:
             generated = texture[_mirrored(y, texture.shape[0], rng), _mirrored(x, texture.shape[1], rng)]
         if is_grey(picture):
             generated = without_colour(generated[None])[0]
         gain = picture.mean() / max(float(texture.mean()), 1.0)
-        opacity = np.float32(rng.uniform(*self.opacity))
+        opacity = np.float32(rng.uniform(*self.config.opacity))
         before = picture[y, x].astype(np.float32)
         shown = np.minimum(generated * np.float32(gain), 255)
         return fill(picture, to_pixels(before + opacity * (shown - before)), mask)
 
 
-def turned_perlin_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
-    """Draw a region by the rule of `flawline.synthesis.perlin.perlin_mask`, without OpenCV.
-
-    The rule is DRAEM's: 2^k cells per axis with k uniform in 0..5, turned by U(-90, 90) degrees, cut at 0.5.
-    An empty region is drawn again, and the noise is mirrored into the corners that turning frees.
-
-    Returns:
-        BOOL [height, width].
-
-    """
-    while True:
-        rows, columns = (min(2 ** int(rng.integers(6)), max(1, side // 2)) for side in (height, width))
-        noise = torch.from_numpy(perlin_noise(height, width, rows, columns, rng))
-        angle = rng.uniform(-np.pi / 2, np.pi / 2)
-        cos, sin, aspect = np.cos(angle), np.sin(angle), height / width
-        turn = torch.tensor([[[cos, -sin * aspect, 0], [sin / aspect, cos, 0]]], dtype=torch.float32)
-        places = F.affine_grid(turn, [1, 1, height, width], align_corners=False)
-        turned = F.grid_sample(noise[None, None], places, padding_mode="reflection", align_corners=False)
-        mask: Mask = turned[0, 0].numpy() > _THRESHOLD
-        if mask.any():
-            return mask
-
-
 def rectangle_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
-    """Draw an upright rectangle of 2 to 15 % of the picture, its sides up to 1 : 3.3 (CutPaste's law).
-
-    Returns:
-        BOOL [height, width].
-
-    """
-    area = rng.uniform(0.02, 0.15) * height * width
-    aspect = rng.uniform(0.3, 1) if rng.random() < 0.5 else rng.uniform(1, 3.3)
-    across = min(width, max(1, round(np.sqrt(area * aspect))))
-    along = min(height, max(1, round(area / across)))
+    """Draw an upright rectangle of the size of a patch of CutPaste: BOOL [height, width]."""
+    across, along = patch_size(height, width, rng)
     top, left = rng.integers(height - along + 1), rng.integers(width - across + 1)
     mask = np.zeros((height, width), dtype=np.bool_)
     mask[top : top + along, left : left + across] = True
     return mask
-
-
-def resized(picture: Pixels, height: int, width: int) -> Pixels:
-    """Bring UINT8 [h, w, 3] to UINT8 [height, width, 3], without OpenCV."""
-    if picture.shape[:2] == (height, width):
-        return picture
-    values = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float()
-    values = F.interpolate(values, size=(height, width), mode="bilinear", antialias=True)
-    return to_pixels(values[0].permute(1, 2, 0).numpy())
 
 
 def _mirrored(places: NDArray[np.intp], length: int, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flawline.errors import DataError
-from flawline.synthesis.configs import DDPMConfig
-from flawline.synthesis.ddpm_blend import resized
-from flawline.synthesis.plain import Pixels, check_picture, is_grey
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import check_picture, is_grey, resized
+from flawline.synthesis.ddpm_blend import DDPMConfig
 
 
 @dataclass(frozen=True)

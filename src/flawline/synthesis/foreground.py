@@ -1,11 +1,13 @@
-"""Where a picture shows an object and where the ground it lies on, with numpy alone."""
+"""Where a picture shows an object and where the ground it lies on."""
 
 from typing import cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from flawline.synthesis.plain import Mask, Pixels
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import Mask
 
 _CELLS = 64
 """The longer side is averaged to this many cells at most; finer detail only disturbs."""
@@ -34,10 +36,10 @@ def foreground(picture: Pixels) -> Mask:
     means, rows, columns = _cell_means(picture)
     border = np.concatenate([means[0], means[-1], means[1:-1, 0], means[1:-1, -1]])
     difference = np.abs(means - np.median(border, axis=0)).max(axis=2)
-    cut, clear = _otsu(difference)
-    apart = difference > cut
+    cut, parted = cv2.threshold(difference.astype(np.uint8), 0, 1, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
+    apart = parted > 0
     around = np.concatenate([apart[0], apart[-1], apart[1:-1, 0], apart[1:-1, -1]])
-    if cut < _CONTRAST / 2 or clear < _CLEAR or around.mean() > 1 - _BORDER:
+    if cut + 1 < _CONTRAST / 2 or around.mean() > 1 - _BORDER or _explained(difference, apart) < _CLEAR:
         return np.ones((height, width), dtype=np.bool_)
     return cast(Mask, apart[rows[:, None], columns[None, :]])
 
@@ -52,15 +54,10 @@ def _cell_means(picture: Pixels) -> tuple[NDArray[np.float64], NDArray[np.intp],
     return sums / counts[:, :, None], rows, columns
 
 
-def _otsu(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Best cut of values from 0 to 255 into two classes, and the share of their variance that it explains."""
-    counts = np.bincount(values.astype(np.intp).ravel(), minlength=256).astype(np.float64)
-    levels = np.arange(256)
-    below = counts.cumsum()
-    above = below[-1] - below
-    sums = (counts * levels).cumsum()
-    with np.errstate(invalid="ignore", divide="ignore"):
-        apart = np.nan_to_num(sums / below - (sums[-1] - sums) / above)
-    between = below * above * apart**2 / below[-1] ** 2
-    cut = int(between.argmax())
-    return cut + 1.0, float(between[cut] / max(values.var(), 1e-9))
+def _explained(values: NDArray[np.float64], apart: Mask) -> float:
+    """Share of the variance of `values` that lies between those `apart` and the others."""
+    share = apart.mean()
+    if not 0 < share < 1:
+        return 0.0
+    between = share * (1 - share) * (values[apart].mean() - values[~apart].mean()) ** 2
+    return float(between / values.var())

@@ -1,33 +1,48 @@
 """Gaussian noise inside a region: the plain alternative that SACD compares simplex noise with."""
 
-import numpy as np
+from typing import Literal
 
-from flawline.synthesis.plain import MIN_PIXELS, Mask, Pixels, fill, is_grey, to_pixels, unit, until_seen
+import numpy as np
+from pydantic import Field
+
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import MIN_PIXELS, Mask, fill, is_grey, to_pixels, unit
+from flawline.synthesis.method import Material, MethodConfig
 from flawline.synthesis.simplex import FREQUENCY, noise_region
+from flawline.synthesis.visibility import until_visible
 
 _DEVIATION = 0.2
 """SACD names none. Half of its lambda, so that most of the noise stays within what simplex noise may add."""
+
+
+class GaussianConfig(MethodConfig):
+    """Settings of `gaussian`.
+
+    Attributes:
+        deviation: standard deviation of the noise, as a share of the range of grey levels, above 0 and at most 1.
+
+    """
+
+    method: Literal["gaussian"] = "gaussian"
+    deviation: float = Field(_DEVIATION, gt=0, le=1)
+
+    def prepare(self, material: Material) -> "GaussianNoise":
+        """See `MethodConfig`."""
+        return GaussianNoise(self, material.min_pixels)
 
 
 class GaussianNoise:
     """Adds independent normal noise inside a region drawn as `SimplexBlend` draws it.
 
     The grains of the noise grow with the picture, so that resizing to a model's size does not average them away.
-
-    Args:
-        min_pixels: fewest pixels of a defect.
-        deviation: standard deviation of the noise, of a range of 0 to 1.
-
     """
 
-    name = "gaussian"
-
-    def __init__(self, min_pixels: int = MIN_PIXELS, *, deviation: float = _DEVIATION) -> None:
-        self.min_pixels, self.deviation = min_pixels, deviation
+    def __init__(self, config: GaussianConfig, min_pixels: int = MIN_PIXELS) -> None:
+        self.deviation, self.min_pixels = config.deviation, min_pixels
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
-        return until_seen(self._draw, picture, rng, self.min_pixels)
+        return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         height, width = picture.shape[:2]

@@ -1,30 +1,78 @@
 """Defects inpainted by a pretrained latent diffusion model from words (papers: ExDD, DIAG); nothing is trained."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import cv2
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field, model_validator
 
 from flawline.errors import RecipeError
-from flawline.synthesis.configs import LatentDiffusionConfig
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import MIN_PIXELS, Mask, compose, is_grey, resized, too_small, without_colour
+from flawline.synthesis.method import Material, MethodConfig
 from flawline.synthesis.perlin import perlin_mask
-from flawline.synthesis.plain import (
-    MIN_PIXELS,
-    Mask,
-    Pixels,
-    compose,
-    is_grey,
-    too_small,
-    until_seen,
-    without_colour,
-)
+from flawline.synthesis.visibility import until_visible
 
 _MASK_TRIES = 100
 _PICTURE_TRIES = 3
 """Inpainting is too slow to insist on a plain defect."""
+
+
+class LatentDiffusionConfig(MethodConfig):
+    """Settings of inpainting by a pretrained latent diffusion model; the defaults are those of ExDD.
+
+    Attributes:
+        model: name on the Hugging Face hub, or a local folder, of an inpainting pipeline (SDXL or SD 1.5).
+        prompts: prompts, of which one is drawn for each defect; none is empty.
+        negative_prompt: what a defect shall not look like.
+        strength: how much of what lies under the mask is noised away, above 0 and at most 1.
+        guidance: scale of classifier-free guidance, from 1 on.
+        steps: number of denoising steps, before `strength` leaves some out; at least 2.
+        side: side of the square that pictures are resized to for the model, a multiple of 8.
+        padding_mask_crop: pixels around the mask's box that the model works on, which it enlarges to `side`;
+            None: it works on the whole picture.
+        masks: where masks come from, 'perlin' noise or those of 'labelled' defects of the line.
+        device: cpu, cuda, or auto: the device of whoever asks for the defects.
+        dtype: type of the weights; 'auto' is float16 on cuda and float32 elsewhere.
+
+    """
+
+    method: Literal["latent_diffusion"] = "latent_diffusion"
+    model: str = Field("diffusers/stable-diffusion-xl-1.0-inpainting-0.1", min_length=1)
+    prompts: tuple[str, ...] = Field(("white marks on the wall", "copper metal scratches"), min_length=1)
+    negative_prompt: str = "smooth, plain, black, dark, shadow"
+    strength: float = Field(0.99, gt=0, le=1)
+    guidance: float = Field(20.0, ge=1)
+    steps: int = Field(30, ge=2)
+    side: int = Field(1024, ge=16, multiple_of=8)
+    padding_mask_crop: int | None = Field(2, ge=0)
+    masks: Literal["perlin", "labelled"] = "perlin"
+    device: str = "auto"
+    dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"
+
+    @property
+    def labelled(self) -> bool:
+        """See `MethodConfig`."""
+        return self.masks == "labelled"
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "LatentDiffusionConfig":
+        if not all(self.prompts):
+            msg = "prompts: give at least one, none of them empty"
+            raise ValueError(msg)
+        if round(self.steps * self.strength) < 1:
+            msg = "steps: give more, or a greater strength; no step of denoising is left"
+            raise ValueError(msg)
+        return self
+
+    def prepare(self, material: Material) -> "LatentDiffusion":
+        """See `MethodConfig`; loads the model."""
+        config = self.model_copy(update={"device": material.device}) if self.device == "auto" else self
+        masks = material.masks() if self.labelled else ()
+        return LatentDiffusion(config, material.min_pixels, masks)
 
 
 class Inpainting(Protocol):
@@ -52,8 +100,6 @@ class LatentDiffusion:
 
     """
 
-    name = "latent_diffusion"
-
     def __init__(
         self,
         config: LatentDiffusionConfig,
@@ -72,7 +118,7 @@ class LatentDiffusion:
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`; takes seconds on a GPU."""
-        return until_seen(self._draw, picture, rng, self.min_pixels, tries=_PICTURE_TRIES)
+        return until_visible(self._draw, picture, rng, self.min_pixels, tries=_PICTURE_TRIES)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         config = self.config
@@ -80,11 +126,7 @@ class LatentDiffusion:
         mask = self._mask(picture, rng)
         # The box of the mask decides what the model sees, so none of it may be lost in resizing.
         small = cv2.resize(mask.astype(np.float32), (config.side, config.side), interpolation=cv2.INTER_AREA)
-        square = cv2.resize(
-            picture,
-            (config.side, config.side),
-            interpolation=cv2.INTER_AREA if config.side < max(height, width) else cv2.INTER_CUBIC,
-        )
+        square = resized(picture, config.side, config.side)
         painted = self.pipeline(
             prompt=config.prompts[rng.integers(len(config.prompts))],
             negative_prompt=config.negative_prompt,
@@ -98,14 +140,10 @@ class LatentDiffusion:
             padding_mask_crop=config.padding_mask_crop,
             generator=torch.Generator().manual_seed(int(rng.integers(2**63))),
         ).images[0]
-        altered = cv2.resize(
-            np.asarray(painted.convert("RGB")),
-            (width, height),
-            interpolation=cv2.INTER_AREA if config.side > max(height, width) else cv2.INTER_CUBIC,
-        )
+        altered = resized(np.asarray(painted.convert("RGB")), height, width)
         if is_grey(picture):
-            altered = without_colour(cast(Pixels, altered))
-        return compose(picture, cast(Pixels, altered), mask)
+            altered = without_colour(altered)
+        return compose(picture, altered, mask)
 
     def _mask(self, picture: Pixels, rng: np.random.Generator) -> Mask:
         """Draw a mask of at least the fewest pixels: BOOL [H, W]."""

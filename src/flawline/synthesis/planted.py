@@ -1,27 +1,32 @@
 """The irregularities that teachers are trained on (`flawline.teachers.generator.irregular`), one at a time."""
 
+from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flawline.synthesis.plain import (
-    MIN_PIXELS,
-    Mask,
-    Pixels,
-    Sources,
-    compose,
-    is_grey,
-    to_pixels,
-    unit,
-    until_seen,
-)
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import MIN_PIXELS, Mask, Sources, compose, is_grey, to_pixels, unit
+from flawline.synthesis.method import Material, MethodConfig
+from flawline.synthesis.visibility import until_visible
 from flawline.teachers.generator import Dice
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.generator.irregular import plant
 
 _BLOCK = 8
 """`plant` works on squares whose side this divides."""
+
+
+class PlantedConfig(MethodConfig):
+    """Settings of `planted`, which has none."""
+
+    method: Literal["planted"] = "planted"
+
+    def prepare(self, material: Material) -> "Planted":
+        """See `MethodConfig`."""
+        return Planted(material.sources, material.min_pixels)
 
 
 class Planted:
@@ -32,15 +37,13 @@ class Planted:
     thin marks outlive the resizing to a model's size.
     """
 
-    name = "planted"
-
     def __init__(self, sources: Sources = (), min_pixels: int = MIN_PIXELS) -> None:
         self.sources = sources
         self.min_pixels = min_pixels
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
-        return until_seen(self._draw, picture, rng, self.min_pixels)
+        return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         height, width = picture.shape[:2]

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from flawline.synthesis.configs import WIDEST
 from flawline.synthesis.perlin import perlin_noise
 from flawline.synthesis.visibility import wide_blur
+
+WIDEST = 4.0
+"""Pixels that a crack is wide at most, in a picture of 256, unless a line is known to have wider ones."""
 
 Coverage = NDArray[np.float32]
 """FP32 [H, W] in 0..1: how much of a pixel the defect covers."""

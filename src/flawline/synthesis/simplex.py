@@ -1,21 +1,16 @@
 """Regions drawn by fractal simplex noise and filled with more of it (paper: SACD)."""
 
-from typing import cast
+from typing import Literal, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from flawline.synthesis.plain import (
-    MIN_PIXELS,
-    Mask,
-    Pixels,
-    fill,
-    is_grey,
-    to_pixels,
-    unit,
-    until_seen,
-)
-from flawline.synthesis.regions import regions
+from flawline.scoring.picture import Pixels
+from flawline.synthesis.base import MIN_PIXELS, Mask, fill, is_grey, to_pixels, unit
+from flawline.synthesis.method import Material, MethodConfig
+from flawline.synthesis.visibility import until_visible
 
 OCTAVES, PERSISTENCE, FREQUENCY, STRENGTH = 3, 0.5, 32.0, 0.4
 """SACD: of the noise, and the lambda that scales what it adds."""
@@ -178,77 +173,81 @@ def noise_region(
         height, width, 1, rng, octaves=octaves, persistence=persistence, frequency=frequency
     )[0]
     mask: Mask = noise > np.quantile(noise, 1 - rng.uniform(*_SHARE))
-    found = regions(mask)
-    large = np.nonzero(found.sizes >= min_pixels)[0]
+    _, labels, facts, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=4)
+    sizes = facts[:, cv2.CC_STAT_AREA]
+    large = np.nonzero(sizes[1:] >= min_pixels)[0] + 1  # label 0 is what no blob covers
     count = min(len(large), int(rng.integers(1, _MOST_REGIONS + 1)))
     if not count:
         return np.zeros_like(mask)
     # Chosen by size: most blobs are specks of the finest noise.
-    sizes = found.sizes[large]
-    return found.mask(rng.choice(large, count, replace=False, p=sizes / sizes.sum()))
+    chosen = rng.choice(large, count, replace=False, p=sizes[large] / sizes[large].sum())
+    return np.isin(labels, chosen)
+
+
+class SimplexConfig(MethodConfig):
+    """Settings of defects of fractal simplex noise; the defaults are those of SACD.
+
+    Attributes:
+        octaves: number of sizes of noise in the sum, 1 to 8.
+        persistence: weight of each size relative to the one before, above 0 and at most 1.
+        frequency: pixels of a cell of the first size, at a side of 256; at least 1.
+        strength: lambda, by which the noise is scaled, above 0 and at most 1.
+        blended: let the noise take the place of a share lambda of the picture, instead of adding it.
+
+    """
+
+    method: Literal["simplex"] = "simplex"
+    octaves: int = Field(OCTAVES, ge=1, le=8)
+    persistence: float = Field(PERSISTENCE, gt=0, le=1)
+    frequency: float = Field(FREQUENCY, ge=1, allow_inf_nan=False)
+    strength: float = Field(STRENGTH, gt=0, le=1)
+    blended: bool = False
+
+    def prepare(self, material: Material) -> "SimplexBlend":
+        """See `MethodConfig`."""
+        return SimplexBlend(self, material.min_pixels)
 
 
 class SimplexBlend:
     """Adds fractal noise inside a noise region M: x_a = clip(x + lambda M n), x in [0, 1], n in [-1, 1].
 
     The blended form is x_a = (1-M) x + M ((1-lambda) x + lambda (n+1)/2). Lengths are in units of side / 256.
-
-    Args:
-        min_pixels: fewest pixels of a defect.
-        octaves: see `fractal_noise`; of both the region and what fills it.
-        persistence: see `fractal_noise`.
-        frequency: see `fractal_noise`, at a side of 256.
-        strength: lambda, above 0 and at most 1.
-        blended: take the blended form.
-
     """
 
-    name = "simplex"
-
-    def __init__(
-        self,
-        min_pixels: int = MIN_PIXELS,
-        *,
-        octaves: int = OCTAVES,
-        persistence: float = PERSISTENCE,
-        frequency: float = FREQUENCY,
-        strength: float = STRENGTH,
-        blended: bool = False,
-    ) -> None:
-        self.min_pixels = min_pixels
-        self.octaves, self.persistence, self.frequency = octaves, persistence, frequency
-        self.strength, self.blended = strength, blended
+    def __init__(self, config: SimplexConfig, min_pixels: int = MIN_PIXELS) -> None:
+        self.config, self.min_pixels = config, min_pixels
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
-        return until_seen(self._draw, picture, rng, self.min_pixels)
+        return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-        frequency = self.frequency * unit(picture)
+        config, (height, width) = self.config, picture.shape[:2]
+        frequency = config.frequency * unit(picture)
         mask = noise_region(
-            picture.shape[0],
-            picture.shape[1],
+            height,
+            width,
             rng,
             min_pixels=self.min_pixels,
-            octaves=self.octaves,
-            persistence=self.persistence,
+            octaves=config.octaves,
+            persistence=config.persistence,
             frequency=frequency,
         )
         if not mask.any():
             return picture, mask
         noise = fractal_picture(
-            picture.shape[0],
-            picture.shape[1],
+            height,
+            width,
             1 if is_grey(picture) else 3,
             rng,
-            octaves=self.octaves,
-            persistence=self.persistence,
+            octaves=config.octaves,
+            persistence=config.persistence,
             frequency=frequency,
         )[:, mask].T
         noise = cast(Plane, noise / np.abs(noise).max())
         before = picture[mask].astype(np.float32)
-        if self.blended:
-            after = before + np.float32(self.strength) * (np.float32(127.5) * (noise + 1) - before)
+        if config.blended:
+            after = before + np.float32(config.strength) * (np.float32(127.5) * (noise + 1) - before)
         else:
-            after = before + np.float32(255 * self.strength) * noise
+            after = before + np.float32(255 * config.strength) * noise
         return fill(picture, to_pixels(after), mask)

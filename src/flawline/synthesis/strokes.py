@@ -3,16 +3,56 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from math import isfinite
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
+from pydantic import Field, model_validator
 
 from flawline.scoring.picture import Pixels
-from flawline.synthesis.base import until_visible
-from flawline.synthesis.configs import StrokesConfig
-from flawline.synthesis.plain import MIN_PIXELS, Mask, compose, is_grey, to_pixels, unit
-from flawline.synthesis.shapes import Canvas, Coverage, crack, pits, scratch, stain
-from flawline.synthesis.visibility import bounding_box, neighbourhood, texture_deviation
+from flawline.synthesis.base import MIN_PIXELS, Mask, compose, is_grey, to_pixels, unit
+from flawline.synthesis.method import Material, MethodConfig
+from flawline.synthesis.shapes import WIDEST, Canvas, Coverage, crack, pits, scratch, stain
+from flawline.synthesis.visibility import bounding_box, neighbourhood, texture_deviation, until_visible
+
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class StrokesConfig(MethodConfig):
+    """How often each shape of `strokes` is drawn, as shares of their sum, and how wide its cracks are.
+
+    Whoever knows what the defects of a line look like can say so here: a student that learns nothing but cracks
+    does not call a blotch defective, but one that learns none but thin cracks lets wide ones pass.
+
+    Attributes:
+        crack: share of wandering lines that taper, 0 or more.
+        scratch: share of nearly straight, thin lines, 0 or more.
+        pits: share of groups of small spots, 0 or more.
+        stain: share of large, soft regions, 0 or more; one of the four shares is above 0.
+        widest: pixels that a crack is wide at most, 1 to 32; more in pictures larger than 256, in proportion, but
+            not in the crops of a larger square that students learn from.
+
+    """
+
+    method: Literal["strokes"] = "strokes"
+    crack: Share = 0.4
+    scratch: Share = 0.2
+    pits: Share = 0.25
+    stain: Share = 0.15
+    widest: float = Field(WIDEST, ge=1, le=32)
+
+    @model_validator(mode="after")
+    def _some_shape(self) -> "StrokesConfig":
+        total = self.crack + self.scratch + self.pits + self.stain
+        if not (total > 0 and isfinite(total)):
+            msg = "crack, scratch, pits and stain are shares of 0 or more; give one above 0"
+            raise ValueError(msg)
+        return self
+
+    def prepare(self, material: Material) -> "Strokes":
+        """See `MethodConfig`."""
+        return Strokes(self, material.min_pixels)
 
 
 @dataclass(frozen=True)
@@ -41,11 +81,8 @@ class Strokes:
     smooth surface drowns on a rough one. The defect keeps a share of the texture beneath it.
     """
 
-    name = "strokes"
-
-    def __init__(self, min_pixels: int = MIN_PIXELS, config: StrokesConfig | None = None) -> None:
+    def __init__(self, config: StrokesConfig, min_pixels: int = MIN_PIXELS) -> None:
         self.min_pixels = min_pixels
-        config = config or StrokesConfig()
         shares = np.array([getattr(config, name) for name in _KINDS])
         cracks = replace(_KINDS["crack"], draw=partial(crack, widest=config.widest))
         self.kinds, self.shares = tuple({**_KINDS, "crack": cracks}.values()), shares / shares.sum()

@@ -9,178 +9,244 @@ from typing import Any
 import cv2
 import numpy as np
 
-from flawline.data.sample import Sample
-from flawline.errors import DataError, RecipeError
+from flawline.data.sample import Dataset, Sample, masks_of
+from flawline.errors import DataError, FlawlineError, RecipeError
 from flawline.files import write_atomically, written_whole
 from flawline.progress import track
 from flawline.scoring.picture import Pixels, decode
+from flawline.synthesis.base import Mask, digest
 from flawline.synthesis.contact_sheet import contact_sheet
-from flawline.synthesis.plain import Mask, Synthesizer
-from flawline.synthesis.registry import get_synthesizer
+from flawline.synthesis.method import Material, MethodConfig
+from flawline.training import Budget
 
 MANIFEST = "synthetic.json"
 CONTACT_SHEET = "contact_sheet.png"
 _SHEET_PICTURES = 32
-_FORMAT = 1
+_FORMAT = 2
 """Raised when the same seed starts to give other pictures or the files change their form."""
 
+Example = tuple[Pixels, Mask, str]
+"""A picture with a defect, UINT8 [H, W, 3], its mask, BOOL [H, W], and a title of the normal picture behind it."""
 
-def write_synthetic(
-    samples: Sequence[Sample],
-    method: str | Synthesizer,
+
+def synthesize_line(
+    dataset: Dataset,
+    config: MethodConfig,
     count: int,
     out: Path,
     seed: int = 0,
-    settings: Mapping[str, Any] | None = None,
+    *,
+    device: str = "cpu",
+    budget: float | None = None,
 ) -> Path:
-    """Make `count` defect pictures from normal ones and write them with their masks.
+    """Put defects of a method on the normal training pictures of a line, and write them as `write_synthetic` does.
 
-    Written are `out/defect_<method>/NNNN.png` (RGB), `out/masks/defect_<method>/NNNN.png` (0 and 255),
-    `out/contact_sheet.png` and last `out/synthetic.json`, which names the normal picture behind each number.
-    Number n depends only on `samples`, `method`, `seed` and n: numbers already there are kept, and a run that
-    was interrupted or asked for fewer goes on where it ended.
+    What the method trains is kept in `out` as well: an interrupted run goes on where it ended, and a finished one
+    is not trained again. What cannot be done at all leaves no folder behind.
 
     Args:
-        samples: normal training pictures; each is also a source of material for the others.
-        method: a name `get_synthesizer` knows, which then draws its sources from `samples`, or a synthesizer.
-        count: pictures to have in all, at least 1.
-        out: folder, made when missing.
-        seed: 0 or above.
-        settings: of the method, as JSON holds them, where it has any; another run in `out` must have the same.
+        dataset: its normal training pictures get the defects; masks may come from its labelled ones.
+        config: settings of the method.
+        count: number of pictures to have in all, at least 1.
+        out: folder to write to, made when missing.
+        seed: seed of every random choice, 0 or above.
+        device: `cpu` or `cuda`, for methods that train or load a model.
+        budget: seconds for training; None lets its steps end it.
 
     Returns:
         The folder of the defect pictures.
 
     Raises:
-        RecipeError: an unknown method, or a count or seed out of range.
-        DataError: no normal picture, a defect among them, one that cannot be read, or an `out` that holds
-            anything else than an earlier run with the same method, settings, seed and pictures.
+        RecipeError: a count or seed out of range, a budget for a method that does not train, or as
+            `MethodConfig.prepare`.
+        DataError: as `write_synthetic`, or there is no normal picture, or one that cannot be read or learnt.
 
     """
-    check_request(samples, count, seed)
-    synthesizer = get_synthesizer(method, drawing_from(samples)) if isinstance(method, str) else method
-    identity = claim(samples, synthesizer.name, out, seed, settings)
-    pictures = out / f"defect_{synthesizer.name}"
-    masks = out / "masks" / pictures.name
-    pictures.mkdir(parents=True, exist_ok=True)
-    masks.mkdir(parents=True, exist_ok=True)
-
-    for number in track(range(count), f"Synthesising defects ({synthesizer.name})"):
-        name = f"{number:04d}.png"
-        if (pictures / name).exists() and (masks / name).exists():
-            continue
-        rng = np.random.default_rng([seed, number])
-        picture, mask = synthesizer(_base(samples, rng).read_image(), rng)
-        _write_png(masks / name, np.where(mask, 255, 0).astype(np.uint8))
-        _write_png(pictures / name, picture[:, :, ::-1])
-
-    written = sorted(pictures.glob("*.png"), key=lambda path: int(path.stem))
-    _write_png(out / CONTACT_SHEET, _sheet(written, masks)[:, :, ::-1])
-    made_from = {
-        path.name: _title(_base(samples, np.random.default_rng([seed, int(path.stem)]))) for path in written
-    }
-    write_atomically(out / MANIFEST, _json({**identity, "pictures": made_from}))
-    return pictures
-
-
-def drawing_from(samples: Sequence[Sample]) -> Callable[[np.random.Generator], Pixels]:
-    """Sources of a synthesizer: a function that reads any of `samples`, UINT8 [H, W, 3]."""
-
-    def any_sample(rng: np.random.Generator) -> Pixels:
-        return samples[rng.integers(len(samples))].read_image()
-
-    return any_sample
-
-
-def check_request(samples: Sequence[Sample], count: int, seed: int) -> None:
-    """Raise RecipeError or DataError for what `write_synthetic` refuses before it looks at files."""
+    samples = dataset.train_normals
     if count < 1 or seed < 0:
         msg = f"cannot synthesise {count} pictures from seed {seed}; the count starts at 1 and the seed at 0"
         raise RecipeError(msg)
     if not samples:
         msg = "there is no normal training picture to put defects on; give a data set that has some"
         raise DataError(msg)
-    for sample in samples:
-        if sample.is_defect:
-            msg = f"{sample.image} is labelled {sample.defect_class}; synthetic defects go on normal pictures only"
-            raise DataError(msg)
-
-
-def _base(samples: Sequence[Sample], rng: np.random.Generator) -> Sample:
-    """Choose the normal picture under the defect: the first draw of every number."""
-    return samples[rng.integers(len(samples))]
-
-
-def _title(sample: Sample) -> str:
-    return f"{sample.image.parent.name}/{sample.image.name}"
-
-
-def _fingerprint(samples: Sequence[Sample]) -> str:
-    """SHA-256 over the content of the normal pictures, in order."""
-    digest = hashlib.sha256()
-    for sample in samples:
-        try:
-            digest.update(hashlib.sha256(sample.image.read_bytes()).digest())
-        except OSError as error:
-            msg = f"{sample.image} cannot be read ({error}); repair or remove the file"
-            raise DataError(msg) from error
-    return digest.hexdigest()
-
-
-def claim(
-    samples: Sequence[Sample], method: str, out: Path, seed: int, settings: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """Make `out` ours, or find that it already is, before the first picture is written.
-
-    Returns:
-        What the pictures there depend on, as the manifest keeps it.
-
-    Raises:
-        DataError: `out` holds anything else, or a picture cannot be read.
-
-    """
-    identity: dict[str, Any] = {
-        "format": _FORMAT,
-        "method": method,
+    settings = config.model_dump(mode="json", exclude={"method", "device"})
+    if config.trainings:
+        settings["budget"] = budget
+    elif budget is not None:
+        msg = f"synthesis method '{config.method}' trains nothing and takes no budget; leave it out, or take 'ddpm'"
+        raise RecipeError(msg)
+    if config.labelled:
+        settings["masks_sha256"] = digest(masks_of(dataset.train_defects))
+    identity = {
         "seed": seed,
         "sources": {"count": len(samples), "sha256": _fingerprint(samples)},
+        "settings": settings,
     }
-    if settings is not None:
-        identity["settings"] = json.loads(json.dumps(settings))  # as it will be read back
+    material = Material(
+        sources=lambda rng: samples[rng.integers(len(samples))].read_image(),
+        learned=lambda: [sample.read_image() for sample in samples],
+        masks=lambda: masks_of(dataset.train_defects),
+        seed=seed,
+        device=device,
+        checkpoint=out,
+        budget=Budget(budget, config.trainings),
+    )
+    claim(out, config.method, identity)
+    try:
+        synthesizer = config.prepare(material)
+    except FlawlineError:
+        _release(out)
+        raise
+
+    def example(number: int) -> Example:
+        rng = np.random.default_rng([seed, number])
+        base = samples[rng.integers(len(samples))]
+        picture, mask = synthesizer(base.read_image(), rng)
+        return picture, mask, base.title
+
+    return write_synthetic(example, config.method, count, out, identity)
+
+
+def write_synthetic(
+    examples: Callable[[int], Example], method: str, count: int, out: Path, identity: Mapping[str, Any]
+) -> Path:
+    """Write numbered defect pictures with their masks.
+
+    Written are `out/defect_<method>/NNNN.png` (RGB), `out/masks/defect_<method>/NNNN.png` (0 and 255),
+    `out/contact_sheet.png`, and `out/synthetic.json`, which names the normal picture behind each number. Numbers
+    already there are kept, and a run that was interrupted or asked for fewer goes on where it ended.
+
+    Args:
+        examples: function that makes the picture of a number from 0 on; it depends on the number and on `identity`
+            alone.
+        method: name of what makes them, as the folders carry it.
+        count: number of pictures to have in all, at least 1.
+        out: folder to write to, made when missing.
+        identity: what the pictures depend on, as JSON holds it, such as seed and settings; another run in `out`
+            must have the same.
+
+    Returns:
+        The folder of the defect pictures.
+
+    Raises:
+        DataError: `out` holds anything else than an earlier run of the same method and identity.
+
+    """
+    manifest = claim(out, method, identity)
+    titles: dict[str, str] = manifest["pictures"]
+    pictures = out / f"defect_{method}"
+    masks = out / "masks" / pictures.name
+    pictures.mkdir(parents=True, exist_ok=True)
+    masks.mkdir(parents=True, exist_ok=True)
+
+    for number in track(range(count), f"Synthesising defects ({method})"):
+        name = f"{number:04d}.png"
+        if name in titles and (pictures / name).exists() and (masks / name).exists():
+            continue
+        picture, mask, titles[name] = examples(number)
+        _write_png(masks / name, np.where(mask, 255, 0).astype(np.uint8))
+        _write_png(pictures / name, picture[:, :, ::-1])
+        write_atomically(out / MANIFEST, _json(manifest))  # an interrupted run knows what it has
+
+    written = sorted((pictures / name for name in titles), key=lambda path: int(path.stem))
+    _write_png(out / CONTACT_SHEET, _sheet(written, masks)[:, :, ::-1])
+    write_atomically(
+        out / MANIFEST, _json({**manifest, "pictures": {p.name: titles[p.name] for p in written}})
+    )
+    return pictures
+
+
+def claim(out: Path, method: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `out` the folder of a method's pictures, or find that it already is, before the first one is written.
+
+    Args:
+        out: see `write_synthetic`.
+        method: see `write_synthetic`.
+        identity: see `write_synthetic`.
+
+    Returns:
+        Content of the manifest: format, method, identity, and `pictures`, the titles by the names of files.
+
+    Raises:
+        DataError: `out` holds anything else.
+
+    """
+    wanted = json.loads(
+        json.dumps({"format": _FORMAT, "method": method, **identity})
+    )  # as it will be read back
     if out.exists() and not out.is_dir():
         msg = f"{out} is a file; give a folder for the synthetic pictures"
         raise DataError(msg)
     manifest = out / MANIFEST
     if manifest.exists():
-        found = _read_identity(manifest, identity)
-        differing = [key for key, value in identity.items() if found[key] != value]
-        if differing:
-            key, before, now = differing[0], found[differing[0]], identity[differing[0]]
-            if key == "settings":
-                before = before or {}
-                key = next(name for name in {**before, **now} if before.get(name) != now.get(name))
-                before, now = before.get(key), now.get(key)
+        found = _read_manifest(manifest)
+        difference = _difference({key: found.get(key) for key in wanted}, wanted)
+        if difference is not None:
+            key, before, now = difference
             msg = (
-                f"{out} holds synthetic pictures of another {key} ({before}, now {now}); "
+                f"{out} holds synthetic pictures of another {key.removeprefix('settings.')} ({before}, now {now}); "
                 "give another folder or remove this one"
             )
             raise DataError(msg)
-        return identity
+        return found
     if out.exists() and any(out.iterdir()):
         msg = f"{out} is not empty and was not written by this command; give a new folder"
         raise DataError(msg)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(manifest, _json({**identity, "pictures": {}}))
-    return identity
+    content = {**wanted, "pictures": {}}
+    write_atomically(manifest, _json(content))
+    return content
 
 
-def _read_identity(manifest: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def _release(out: Path) -> None:
+    """Undo `claim` where nothing was made."""
+    if [path.name for path in out.iterdir()] == [MANIFEST]:
+        (out / MANIFEST).unlink()
+        out.rmdir()
+
+
+def _difference(before: object, now: object, place: str = "") -> tuple[str, object, object] | None:
+    """Find the first place in which two contents of JSON differ: its name, and both values there."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        pairs = [(key, before.get(key), now.get(key)) for key in {**before, **now}]
+    elif (
+        isinstance(before, list)
+        and isinstance(now, list)
+        and place
+        and len(before) == len(now)
+        and any(isinstance(value, dict) for value in before)
+    ):
+        pairs = [(str(number), *pair) for number, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return None if before == now else (place, before, now)
+    for key, old, new in pairs:
+        found = _difference(old, new, f"{place}.{key}" if place else key)
+        if found is not None:
+            return found
+    return None
+
+
+def _read_manifest(manifest: Path) -> dict[str, Any]:
     try:
         content = json.loads(manifest.read_text())
-        return {key: content.get(key) if key == "settings" else content[key] for key in identity}
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{manifest} is damaged; remove its folder and synthesise again"
-        raise DataError(msg) from error
+        if isinstance(content["pictures"], dict):
+            return dict(content)
+    except (ValueError, KeyError, TypeError):
+        pass
+    msg = f"{manifest} is damaged; remove its folder and synthesise again"
+    raise DataError(msg)
+
+
+def _fingerprint(samples: Sequence[Sample]) -> str:
+    """SHA-256 over the content of the normal pictures, in order."""
+    found = hashlib.sha256()
+    for sample in samples:
+        try:
+            found.update(hashlib.sha256(sample.image.read_bytes()).digest())
+        except OSError as error:
+            msg = f"{sample.image} cannot be read ({error}); repair or remove the file"
+            raise DataError(msg) from error
+    return found.hexdigest()
 
 
 def _sheet(written: Sequence[Path], masks: Path) -> Pixels:

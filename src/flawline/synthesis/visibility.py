@@ -1,5 +1,6 @@
 """Measures of a surface, and how large a change must be to be seen on it."""
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import cv2
@@ -7,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.scoring.picture import Pixels
-from flawline.synthesis.plain import Mask, unit
+from flawline.synthesis.base import Mask, check_picture, too_small, unit
 
+TRIES = 40
+"""How often a defect that is too small or too faint is drawn again."""
 _TONE = (4.0, 0.7)
 _GRAIN = (4.0, 0.6)
 """Smallest visible changes of tone and of grain: at least so many grey levels, and so many texture deviations."""
@@ -80,3 +83,35 @@ def wide_blur(picture: NDArray[Any], sigma: float) -> NDArray[Any]:
     size = (max(1, width // shrink), max(1, height // shrink))
     small = cv2.GaussianBlur(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), (0, 0), sigma / shrink)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def until_visible(
+    draw: Callable[[Pixels, np.random.Generator], tuple[Pixels, Mask]],
+    picture: Pixels,
+    rng: np.random.Generator,
+    min_pixels: int,
+    tries: int = TRIES,
+) -> tuple[Pixels, Mask]:
+    """Repeat `draw` until its defect has `min_pixels` and can be seen against the picture's own texture.
+
+    On a picture where none of `tries` can be seen, the most visible one is returned.
+
+    Raises:
+        DataError: `picture` is not UINT8 [H, W, 3], or no try reached `min_pixels`.
+
+    """
+    check_picture(picture)
+    texture = texture_deviation(picture)
+    best, best_seen = None, -1.0
+    for _ in range(tries):
+        result, mask = draw(picture, rng)
+        if cv2.countNonZero(mask.view(np.uint8)) < min_pixels:
+            continue
+        seen = visibility(picture, result, mask, texture)
+        if seen >= 1:
+            return result, mask
+        if seen > best_seen:
+            best, best_seen = (result, mask), seen
+    if best is None:
+        raise too_small(picture, min_pixels)
+    return best

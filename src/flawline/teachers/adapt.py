@@ -8,34 +8,35 @@ is used, and serving changes nothing but the graph.
 
 import copy
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from flawline.teachers.generator import Dice, Episode
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.generator.irregular import plant
 from flawline.teachers.pretexts import Bank, Marks, Seen
 from flawline.teachers.teacher import Teacher, even_exposure
-from flawline.training.state import CHECKPOINT_SECONDS, TrainingState
+from flawline.training import Training, TrainingState, train
 
 
 class AdaptConfig(BaseModel):
     """Settings of the adaptation of a teacher to a line.
 
     Attributes:
-        steps: of tuning; 0 leaves the teacher as it is.
-        learning_rate: at the start; it falls to 0 along a cosine.
-        crop: side in pixels of the crops it learns from, a multiple of 8; at most the whole square.
-        normals: crops in a step's bank.
-        tested: crops in a step that get irregularities, of other items than those in the bank.
-        mark_weight: of the head's channel among the features; 0 leaves it out.
+        steps: number of optimiser steps; 0 leaves the teacher as it is. A budget of time may end it before.
+        learning_rate: learning rate at the start, above 0; it falls to 0 along a cosine.
+        crop: side in pixels of the crops it learns from, a multiple of 8 from 64 on; the whole square where that is
+            smaller.
+        normals: number of crops in a step's bank, at least 1.
+        tested: number of crops in a step that get irregularities, at least 1; they show other items than the bank.
+        mark_weight: weight of the head's channel among the features, 0 or more; 0 leaves it out.
 
     """
 
@@ -61,41 +62,42 @@ def adapt(
     config: AdaptConfig,
     *,
     seed: int,
+    budget: float | None = None,
     checkpoint: Path | None = None,
     identity: Mapping[str, object] | None = None,
     progress: Callable[[float], None] | None = None,
-) -> tuple[Teacher, float]:
+) -> tuple[Teacher, Training | None]:
     """Tune a copy of `teacher` on normal pictures.
 
     Args:
-        teacher: stays as it is.
+        teacher: teacher to copy; it stays as it is.
         pictures: UINT8 [S, S, 3] each, model squares of normal pictures of at least two items.
         items: which item each picture shows: those tested are compared with other items.
-        config: settings.
-        seed: of every random choice.
-        checkpoint: file to keep the state in, every CHECKPOINT_SECONDS and at the end; when it is there already,
-            tuning goes on from it, to the same teacher as in one piece.
-        identity: what the state belongs to, as JSON values.
+        config: settings of the adaptation.
+        seed: seed of every random choice.
+        budget: seconds, as `flawline.training.train` takes them.
+        checkpoint: file for the state, as `flawline.training.train` takes it.
+        identity: what the training depends on beside `config` and `seed`, as JSON values: teacher, pictures.
         progress: called after every step with the share done, 0 to 1.
 
     Returns:
         A teacher on the same device, whose maps are those of the same layers and, with a `mark_weight`, one of one
-        channel on the finest grid; `teacher` itself when there are no steps. And the seconds spent on it before
-        this call.
+        channel on the finest grid; `teacher` itself when there are no steps. And how the training went, None when
+        there are no steps.
 
     Raises:
-        ArtefactError: the checkpoint is damaged, or of another adaptation.
+        ArtefactError: the checkpoint is damaged, or of another training.
+        DataError: the loss is not finite.
 
     """
     if not config.steps:
-        return teacher, 0.0
+        return teacher, None
     device = teacher.mean.device
     tuned = copy.deepcopy(teacher)
     tuned.backbone.requires_grad_(requires_grad=True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         bank, marks = Bank(tuned.channels).to(device), Marks(tuned.channels).to(device)
-    rates = (config.learning_rate, 5 * config.learning_rate)
     optimiser = torch.optim.AdamW(
         [
             {"params": list(tuned.backbone.parameters())},
@@ -103,37 +105,36 @@ def adapt(
         ],
         weight_decay=0.01,
     )
-    state = TrainingState(nn.ModuleList((tuned.backbone, bank, marks)), optimiser, identity or {})
-    step, before, losses = 0, 0.0, list[float]()
-    if checkpoint is not None and checkpoint.exists():
-        step, before, losses = state.load(checkpoint)
-    started = saved = time.monotonic()
     crops = _Crops(pictures, items, teacher, config)
-    while step < config.steps:
-        for group, rate in zip(optimiser.param_groups, rates, strict=True):
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-        normal, tested, irregular = crops.draw(Dice(seed * 1_000_003 + step, device))
+
+    def step(number: int, _done: float) -> Tensor:
+        normal, tested, irregular = crops.draw(Dice(seed * 1_000_003 + number, device))
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            maps = tuned.backbone((torch.cat((normal, tested)) * 255 - tuned.mean) / tuned.std).feature_maps
+            maps = tuned.backbone((torch.cat((normal, tested)) * 255 - tuned.mean) / tuned.std)
         pieces = [part.float()[None].split((len(normal), len(tested)), dim=1) for part in maps]
         seen = Seen([one for one, _ in pieces], [other for _, other in pieces], [], torch.zeros(1))
         episode = Episode(normal[None], tested[None], irregular[None], None)
-        loss = bank(seen, episode) + marks(seen, episode)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(tuned.backbone.parameters(), 5.0)
-        optimiser.step()
-        losses.append(float(loss.detach()))
-        step += 1
-        if progress is not None:
-            progress(step / config.steps)
-        if checkpoint is not None and (step == config.steps or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            state.save(checkpoint, step, before + time.monotonic() - started, losses)
-            saved = time.monotonic()
+        return cast(Tensor, bank(seen, episode) + marks(seen, episode))
+
+    def rates(_number: int, done: float) -> tuple[float, float]:
+        fall = 0.5 * (1 + math.cos(math.pi * done))
+        return config.learning_rate * fall, 5 * config.learning_rate * fall
+
+    told = {**(identity or {}), "adapt": config.model_dump(mode="json"), "seed": seed}
+    training = train(
+        step,
+        TrainingState({"backbone": tuned.backbone, "bank": bank, "marks": marks}, optimiser, told),
+        steps=config.steps,
+        rates=rates,
+        clip=(5.0, None),
+        budget=budget,
+        checkpoint=checkpoint,
+        progress=None if progress is None else lambda done, _loss: progress(done),
+    )
     tuned.backbone.requires_grad_(requires_grad=False)
     if config.mark_weight:
         tuned.add_marks(marks.heads, config.mark_weight)
-    return tuned, before
+    return tuned, training
 
 
 class _Crops:

@@ -2,7 +2,7 @@
 
 Each task is a module that turns feature maps of an episode's pictures into a loss, and may hold heads that only
 training needs. `bank` asks for what a memory bank needs; the others are the usual candidates it was compared with
-(benchmarks/accuracy/teachers.md has the figures).
+(docs/results.md has the figures).
 """
 
 from collections.abc import Callable, Sequence
@@ -92,7 +92,7 @@ class Bank(nn.Module):
 
     def _patches(self, maps: list[Tensor]) -> Tensor:
         lines, pictures = maps[0].shape[:2]
-        patches: Tensor = self.features([part.flatten(0, 1) for part in maps])
+        patches: Tensor = self.features([part.flatten(0, 1) for part in maps]).flatten(1, 2)
         return patches.unflatten(0, (lines, pictures))
 
 

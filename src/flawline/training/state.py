@@ -1,8 +1,9 @@
-"""The state of a training as tensors of one safetensors file. Needs torch and safetensors, and nothing else."""
+"""The state of a training, kept in one safetensors file so that the training can go on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,43 +13,94 @@ from torch import Tensor, nn
 from flawline.errors import ArtefactError
 from flawline.files import written_whole
 
-CHECKPOINT_SECONDS = 30
-"""Between two writings of a training's state."""
+_OPTIMISER, _LOSSES = "optimiser", "losses"
+_DAMAGE = (SafetensorError, OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError)
+"""What reading a file raises that is not what `save` wrote."""
+_SHORT = 60
+"""Characters of a value that a message still shows; fingerprints are longer."""
 
 
-def module_tensors(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, each name below `prefix`."""
-    return {f"{prefix}/{name}": value for name, value in module.state_dict().items()}
+class TrainingState:
+    """Everything that a training needs to go on: weights, optimiser and how far it is.
 
+    Attributes:
+        modules: the modules that training changes, by name.
+        optimiser: the optimiser of their parameters.
+        step: number of steps done.
+        seconds: seconds spent on them, in all runs.
+        losses: loss of each step done.
 
-def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of each parameter, as `optimiser/<number>/<name>`."""
-    states = optimiser.state_dict()["state"]
-    return {
-        f"optimiser/{number}/{name}": value
-        for number, state in states.items()
-        for name, value in state.items()
-    }
+    """
 
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimiser: torch.optim.Optimizer,
+        identity: Mapping[str, object] | None = None,
+    ) -> None:
+        """Begin at step 0.
 
-def fill_module(prefix: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `module_tensors`. Raises RuntimeError where they do not fit."""
-    module.load_state_dict(below(prefix, tensors))
+        Args:
+            modules: modules that training changes, each by a name without a slash.
+            optimiser: optimiser of their parameters.
+            identity: what the training depends on, as JSON values: settings, seed, fingerprints of data. A file is
+                loaded only into a state of the same identity.
 
+        """
+        self.modules, self.optimiser = dict(modules), optimiser
+        self.step, self.seconds = 0, 0.0
+        self.losses: list[float] = []
+        self._identity = json.dumps(identity or {}, sort_keys=True)
 
-def fill_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Undo `optimiser_tensors`."""
-    states: dict[int, dict[str, Tensor]] = {}
-    for place, value in below("optimiser", tensors).items():
-        number, name = place.split("/")
-        states.setdefault(int(number), {})[name] = value
-    optimiser.load_state_dict({**optimiser.state_dict(), "state": states})
+    def save(self, path: Path) -> None:
+        """Write all of it, whole or not at all."""
+        tensors = {
+            f"{name}/{place}": value
+            for name, module in self.modules.items()
+            for place, value in module.state_dict().items()
+        }
+        for number, remembered in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"{_OPTIMISER}/{number}/{name}": value for name, value in remembered.items()}
+        tensors[_LOSSES] = torch.tensor(self.losses, dtype=torch.float64)
+        progress = json.dumps({"step": self.step, "seconds": self.seconds})
+        save_tensors(path, tensors, {"identity": self._identity, "progress": progress})
 
+    def load(self, path: Path) -> None:
+        """Take over the state that `save` wrote.
 
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors below `prefix`, without it."""
-    start = f"{prefix}/"
-    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
+        Raises:
+            ArtefactError: the file is damaged, or of a training with another identity.
+
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            found, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
+            # One whose values can be shown tells more: another seed also chooses other pictures.
+            _, difference = min(_differences(found, json.loads(self._identity)), default=(False, ""))
+            if not difference:
+                self._fill(tensors)
+                self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
+        except _DAMAGE as error:
+            msg = f"{path} is damaged ({' '.join(str(error).split())[:200]}); remove it to train anew"
+            raise ArtefactError(msg) from error
+        if difference:
+            msg = (
+                f"{path} is the checkpoint of another training: {difference}; "
+                "give another folder, or remove this file to train anew"
+            )
+            raise ArtefactError(msg)
+
+    def _fill(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, module in self.modules.items():
+            module.load_state_dict(_below(name, tensors))
+        remembered: dict[int, dict[str, Tensor]] = {}
+        for place, value in _below(_OPTIMISER, tensors).items():
+            number, name = place.split("/")
+            remembered.setdefault(int(number), {})[name] = value
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": remembered})
+        self.losses = tensors[_LOSSES].tolist()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
@@ -57,47 +109,23 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
 
 
-class TrainingState:
-    """Weights, optimiser and progress in one safetensors file."""
-
-    def __init__(
-        self, module: nn.Module, optimiser: torch.optim.Optimizer, identity: Mapping[str, object]
-    ) -> None:
-        self.module, self.optimiser = module, optimiser
-        self.identity = json.dumps(identity, sort_keys=True)
-
-    def save(self, path: Path, step: int, spent: float, losses: Sequence[float]) -> None:
-        """Write all of it, atomically."""
-        tensors = module_tensors("weight", self.module) | optimiser_tensors(self.optimiser)
-        tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-        progress = json.dumps({"step": step, "seconds": spent})
-        save_tensors(path, tensors, {"identity": self.identity, "progress": progress})
-
-    def load(self, path: Path) -> tuple[int, float, list[float]]:
-        """Fill module and optimiser; gives steps, seconds and losses so far."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-        except (SafetensorError, OSError) as error:
-            msg = f"{path} is damaged ({error}); remove it to train anew"
-            raise ArtefactError(msg) from error
-        if metadata.get("identity") != self.identity:
-            differing = _differing(metadata.get("identity"), self.identity)
-            msg = (
-                f"{path} is a checkpoint of another training (its {differing} differs); "
-                "give another file, or remove this one to train anew"
-            )
-            raise ArtefactError(msg)
-        fill_module("weight", self.module, tensors)
-        fill_optimiser(self.optimiser, tensors)
-        progress = json.loads(metadata["progress"])
-        return int(progress["step"]), float(progress["seconds"]), tensors["losses"].tolist()
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give the tensors whose names begin with `prefix` and a slash, by the rest of their names."""
+    start = f"{prefix}/"
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}
 
 
-def _differing(found: str | None, wanted: str) -> str:
-    """Name the first field in which two identities differ."""
-    if found is None:
-        return "identity"
-    ours, theirs = json.loads(wanted), json.loads(found)
-    return next((key for key in sorted({*ours, *theirs}) if ours.get(key) != theirs.get(key)), "identity")
+def _differences(
+    found: dict[str, Any], wanted: dict[str, Any], place: str = ""
+) -> Iterator[tuple[bool, str]]:
+    """Give each field in which two identities differ: whether its values are too long to show, and a clause."""
+    for key in sorted({*found, *wanted}):
+        one, other = found.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{place}{key}.")
+            continue
+        was, now = (json.dumps(values[key]) if key in values else "missing" for values in (found, wanted))
+        if was == now:
+            continue
+        long = max(len(was), len(now)) > _SHORT
+        yield long, f"it differs in {place}{key}" if long else f"its {place}{key} is {was}, now {now}"

@@ -1,56 +1,44 @@
 """Settings of `ddpm_ast`."""
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Self
 
-from flawline.detectors.students.training import TrainingConfig
+from pydantic import Field, model_validator
+
+from flawline.detectors.students.config import StudentConfig
 
 
-@dataclass(frozen=True)
-class DDPMASTConfig:
+class DDPMASTConfig(StudentConfig):
     """Every choice of the network and its loss.
 
     Attributes:
-        symmetric: give the student the teacher's own layout (for the ablation), not an encoder and a decoder.
-        head: score by the segmentation head; without it by the product of the levels' cosine distances.
-        far: let the head look further, along a defect (DeSTSeg's looks far too, by ASPP).
-        head_weight: of the segmentation loss beside the cosine loss.
-        gamma: of the focal loss (DeSTSeg: 4).
+        symmetric: whether the student has the teacher's own layout, for the ablation.
+        head: whether the segmentation head scores; without it the product of the levels' distances does.
+        far: whether the head looks further, along a defect (DeSTSeg's looks far too, by ASPP).
+        head_weight: weight of the segmentation loss beside the cosine loss.
+        gamma: exponent of the focal loss (DeSTSeg: 4).
         dropout: share of the channels of the agreement that the head does without in a step (DeSTSeg: none).
-        width: of the first stage of the student's encoder; each further stage has twice as many channels.
+        width: channels of the first stage of the student's encoder; each further stage has twice as many.
         min_cover: share of a place that a mask covers from which the place counts as defective.
-        distance: between teacher and student, `cosine` (paper) or `relative`; see students.blocks.Distance.
-        synthesis: what makes the defects to learn from (paper: a diffusion model's pictures in Perlin regions).
-        top_share: see flawline.scoring.settings.LineSettings (DeSTSeg: 100 of 256 x 256 pixels).
-        sigma: standard deviation in pixels of the Gaussian that smooths the discrepancy (DeSTSeg: none).
-        training: how student and head are trained.
+        synthesis: see StudentConfig (paper: a diffusion model's pictures in Perlin regions).
+        top_share: see StudentConfig (DeSTSeg: 100 of 256 x 256 pixels).
+        sigma: see StudentConfig (DeSTSeg: none).
 
     """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     symmetric: bool = False
     head: bool = True
     far: bool = False
-    head_weight: float = 1.0
-    gamma: float = 4.0
-    dropout: float = 0.3
-    width: int = 32
-    min_cover: float = 0.2
-    distance: Literal["cosine", "relative"] = "relative"
-    synthesis: str = "mixed"
-    top_share: float = 0.0015
-    sigma: float = 2.0
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    head_weight: float = Field(1.0, ge=0)
+    gamma: float = Field(4.0, ge=0)
+    dropout: float = Field(0.3, ge=0, lt=1)
+    width: int = Field(32, ge=8)
+    min_cover: float = Field(0.2, gt=0, le=1)
+    top_share: float = Field(0.0015, ge=0, le=1)
+    sigma: float = Field(2.0, ge=0)
 
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
-        if self.head_weight < 0 or self.gamma < 0 or self.width < 8 or not 0 < self.min_cover <= 1:
-            msg = "head_weight and gamma must be 0 or more, width at least 8, min_cover above 0 and at most 1"
-            raise ValueError(msg)
+    @model_validator(mode="after")
+    def _far_needs_a_head(self) -> Self:
         if self.far and not self.head:
             msg = "far must be false where head is: there is nothing to look"
             raise ValueError(msg)
-        if not 0 <= self.dropout < 1:
-            msg = "dropout must be 0 or more and below 1"
-            raise ValueError(msg)
+        return self

@@ -1,36 +1,50 @@
-"""Every choice ExDD leaves open, with the number the paper or its authors' code gives (papers: C2 to C5)."""
+"""Every choice ExDD leaves open, with the number the paper or its authors' code gives."""
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from flawline.detectors.part import PartConfig
+from flawline.synthesis import Synthesis
+
+Positive = Literal["auto", "labelled", "synthetic", "none"]
 
 
-class ExDDConfig(BaseModel):
+class ExDDConfig(PartConfig):
     """Settings of `exdd`. Where the authors' code has a quirk, the default is the clean choice.
 
     Attributes:
+        weight: see PartConfig; the students have a quarter.
+        positive: where the positive bank comes from: 'labelled' defect pictures of the training split,
+            'synthetic' defects, 'none', or 'auto': labelled if there are any, else synthetic.
+        synthesis: method that makes the synthetic defects; null takes that of the recipe.
+        synthetic_count: number of synthetic defects.
+        sigma: standard deviation in pixels of the Gaussian that smooths the map.
         negative_share: share of normal patches kept by the coreset (authors: 0.01).
         positive_share: share of defect patches kept (authors: 0.1).
-        min_bank: a bank keeps at least this many patches, if there are as many (authors: 1000).
-        max_bank: and at most this many, so that a search stays within its time.
+        min_bank: fewest patches of a bank, if there are as many (authors: 1000).
+        max_bank: most patches of a bank, so that a search stays within its time.
         pool_limit: patches held while choosing; more are thinned at random, evenly over the pictures.
         projection: dimensions in which the coreset measures distances (authors: 128); null keeps all.
-        neighbours: entries next to the nearest one that the neighbourhood weight looks at (authors: 2).
-        image_score: which patch speaks for the picture; see flawline.scoring.ratio.ImageScore.
+        neighbours: number of entries next to the nearest one that the neighbourhood weight looks at (authors: 2).
+        image_score: patch that speaks for the picture; see flawline.scoring.ratio.ImageScore.
         positive_weight: exponent of the distance from the positive bank, 1 in the paper, 0 for distance from
-            normal alone; see flawline.scoring.ratio.ratio_map.
+            normal alone; see flawline.scoring.ratio.find_ratio.
         positive_patches: 'masked' keeps the patches that a defect covers; 'crops' is the authors' way: every
             patch of the defect's bounding box, cut out and resized to 128 x 128; 'last_crop' also keeps only the
             last region of each picture, as their code does by overwriting files.
         min_cover: share of a patch that the defect must cover, for 'masked'. The most covered patch of a
             defect always counts.
         faithful_pooling: 3 x 3 pooling without padding and adaptive resizing, as the authors' code does.
-        eight_bit_map: the authors' blur works on the map rounded to 8 bits per picture; ties follow.
+        eight_bit_map: whether the map is rounded to 8 bits before it is smoothed, as the authors' blur does.
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+    weight: float = Field(0.75, ge=0)
+    positive: Positive = "auto"
+    synthesis: Synthesis | None = None
+    synthetic_count: int = Field(100, ge=1)
+    sigma: float = Field(4.0, ge=0)
     negative_share: float = Field(0.01, gt=0, le=1)
     positive_share: float = Field(0.1, gt=0, le=1)
     min_bank: int = Field(1000, ge=1)

@@ -1,4 +1,4 @@
-"""ExDD (Aqeel, Leonardi, Setti 2025, arXiv 2507.15335): two memory banks and the ratio of distances to them."""
+"""Memory banks of ExDD (Aqeel, Leonardi, Setti, arXiv 2507.15335) in torch: the reference of the served search."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawline.data.squares import Square
-from flawline.scoring.knn import Floats, Neighbours, crowding
-from flawline.scoring.picture import Geometry
-from flawline.scoring.ratio import ImageScore, ratio_map
-from flawline.teachers import PatchFeatures, Teacher
+from flawline.scoring.knn import crowding
+from flawline.scoring.ratio import Neighbours
+from flawline.teachers import Teacher
 
 _BLOCK = 2048
 
@@ -22,11 +21,15 @@ class MemoryBank(nn.Module):
     vectors: Tensor
     neighbours: Tensor
 
-    def __init__(self, vectors: Tensor, neighbours: int) -> None:
-        """Take entries [N, D] as they are; k is the smaller of `neighbours` and N - 1."""
+    def __init__(self, vectors: Tensor, neighbours: Tensor) -> None:
         super().__init__()
         self.register_buffer("vectors", vectors.float())
-        self.register_buffer("neighbours", _next_entries(self.vectors, min(neighbours, len(vectors) - 1)))
+        self.register_buffer("neighbours", neighbours)
+
+    @classmethod
+    def of(cls, vectors: Tensor, neighbours: int) -> "MemoryBank":
+        """Take entries [N, D] as they are, and look for the k entries next to each: `neighbours`, at most N - 1."""
+        return cls(vectors, _next_entries(vectors.float(), min(neighbours, len(vectors) - 1)))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Distance to the nearest entry and its row, FP32 and INT64 [Q], of features FP32 [Q, D]."""
@@ -35,12 +38,15 @@ class MemoryBank(nn.Module):
         exact = (features - self.vectors[rows]).norm(dim=1)  # the matrix form above loses digits near zero
         return exact, rows
 
-    def ask(self, features: Tensor) -> Neighbours:
-        """What the stage `memory_bank_*` answers, in plain torch."""
-        distance, rows = self(features)
-        further = (features[:, None, :] - self.vectors[self.neighbours[rows]]).norm(dim=2)
+    @torch.inference_mode()
+    def search(self, features: Tensor) -> Neighbours:
+        """What the stage `memory_bank_*` answers to features FP32 [rows, columns, D], in plain torch."""
+        shape, flat = features.shape[:-1], features.reshape(-1, features.shape[-1])
+        distance, rows = self(flat)
+        further = (flat[:, None, :] - self.vectors[self.neighbours[rows]]).norm(dim=2)
         near = distance.cpu().numpy()
-        return Neighbours(near, crowding(near, further.cpu().numpy(), features.shape[1]))
+        alone = crowding(near, further.cpu().numpy(), flat.shape[1])
+        return Neighbours(near.reshape(shape), alone.reshape(shape))
 
 
 def _next_entries(vectors: Tensor, count: int) -> Tensor:
@@ -54,42 +60,37 @@ def _next_entries(vectors: Tensor, count: int) -> Tensor:
     return torch.cat(rows)
 
 
-class ExDD(nn.Module):
-    """Patch features and both banks; no teacher inside. `positive` None is distance from normal, as PatchCore."""
+class Embedding(nn.Module):
+    """Patch features as a part of a line's graph."""
 
-    def __init__(
-        self,
-        features: PatchFeatures,
-        negative: MemoryBank,
-        positive: MemoryBank | None,
-        *,
-        image_score: ImageScore,
-        positive_weight: float,
-    ) -> None:
+    def __init__(self, features: nn.Module) -> None:
         super().__init__()
         self.features = features
-        self.negative = negative
-        self.positive = positive
-        self.image_score = image_score
-        self.positive_weight = positive_weight
 
-    @torch.inference_mode()
-    def judge(self, embedded: Tensor, geometry: Geometry) -> tuple[Floats, float]:
-        """Ratio map FP32 [g, g] and raw score of one picture, from its embedding FP32 [P, D], in eager torch."""
-        side = int(np.sqrt(len(embedded)))
-        positive = None if self.positive is None else self.positive.ask(embedded)
-        return ratio_map(
-            self.negative.ask(embedded),
-            positive,
-            geometry.patch_mask(side, side),
-            self.image_score,
-            self.positive_weight,
-        )
+    def forward(self, pixels: Tensor, maps: Sequence[Tensor]) -> Tensor:
+        """Turn the teacher's maps into FP32 [B, rows, columns, D]; `pixels` are not looked at."""
+        del pixels
+        embedded: Tensor = self.features(maps)
+        return embedded
 
 
 @torch.inference_mode()
-def embed(teacher: Teacher, features: PatchFeatures, squares: Sequence[Square]) -> Tensor:
-    """FP32 [B, P, D] of a batch of squares, on the teacher's device."""
+def embed(
+    teacher: Teacher, features: nn.Module, squares: Sequence[Square], maps: Sequence[int] | None = None
+) -> Tensor:
+    """Patch features of a batch of squares.
+
+    Args:
+        teacher: frozen, on the device that does the work.
+        features: flawline.teachers.PatchFeatures.
+        squares: pictures in the model square.
+        maps: positions among the teacher's maps of those to take; None takes all.
+
+    Returns:
+        FP32 [B, rows, columns, D] on the teacher's device.
+
+    """
     pictures: NDArray[np.uint8] = np.stack([square.pixels for square in squares])
-    embedded: Tensor = features(teacher(torch.from_numpy(pictures).to(teacher.mean.device)))
+    given = teacher(torch.from_numpy(pictures).to(teacher.mean.device))
+    embedded: Tensor = features(given if maps is None else [given[position] for position in maps])
     return embedded

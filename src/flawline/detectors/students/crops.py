@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawline.detectors.students.variation import VariationConfig, lit, outline, window, zoomed
+from flawline.scoring.picture import Pixels
 from flawline.teachers.teacher import Teacher, exposure
 
 Corrupt = Callable[[NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
@@ -64,10 +65,9 @@ class Crops:
 
     def draw(self, step: int, count: int) -> Batch:
         """Draw `count` pairs: whole crops of random pictures, each with one anomaly in its twin."""
-        rng = np.random.default_rng((self.seed, step))
-        rows = rng.integers(len(self.squares), size=count)
-        parts = [self._pair(int(row), rng) for row in rows]
-        clean, corrupted, masks = (np.stack(each) for each in zip(*parts, strict=True))
+        numbers, *parts = zip(*self.pairs(step, count), strict=True)
+        rows = np.array(numbers)
+        clean, corrupted, masks = (np.stack(each) for each in parts)
         device = self.teacher.mean.device
         measured = (self.means[rows].to(device), self.deviations[rows].to(device))
         # The twin keeps the exposure of the clean picture: what is not corrupted must stay as it was.
@@ -76,6 +76,12 @@ class Crops:
             self.teacher.prepare(torch.from_numpy(corrupted).to(device), measured),
             torch.from_numpy(masks).to(device).float(),
         )
+
+    def pairs(self, step: int, count: int) -> list[tuple[int, Pixels, Pixels, NDArray[np.bool_]]]:
+        """Draw what `draw` prepares: the square's number, a clean crop, its corrupted twin, where they differ."""
+        rng = np.random.default_rng((self.seed, step))
+        rows = rng.integers(len(self.squares), size=count)
+        return [(int(row), *self._pair(int(row), rng)) for row in rows]
 
     def _pair(
         self, row: int, rng: np.random.Generator

@@ -1,13 +1,11 @@
 """Good pictures varied before a crop is cut out, as if more of the same product had been photographed."""
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch.nn import functional as F
 
-from flawline.synthesis.plain import Pixels
+from flawline.scoring.picture import Pixels
 
 _LIT = 0.7
 """Share of the crops under another light."""
@@ -15,8 +13,7 @@ _TRIMMED = 0.5
 """Share of the crops of a picture that ends a little earlier."""
 
 
-@dataclass(frozen=True)
-class VariationConfig:
+class VariationConfig(BaseModel):
     """How much good pictures are varied; by default not at all, as in the papers.
 
     Few pictures show few of the ways in which good ones differ, and what was not seen alarms later. Training that
@@ -32,18 +29,12 @@ class VariationConfig:
 
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     flips: bool = False
-    zoom: float = 1.0
-    light: float = 0.0
-    trim: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse numbers that mean nothing."""
-        if not 1 <= self.zoom <= 2 or not 0 <= self.light <= 1 or not 0 <= self.trim <= 16:
-            msg = "vary: zoom must be within 1 and 2, light within 0 and 1, trim within 0 and 16"
-            raise ValueError(msg)
+    zoom: float = Field(1.0, ge=1, le=2)
+    light: float = Field(0.0, ge=0, le=1)
+    trim: int = Field(0, ge=0, le=16)
 
 
 def outline(picture: Pixels, config: VariationConfig, rng: np.random.Generator) -> Pixels:

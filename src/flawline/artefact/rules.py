@@ -1,0 +1,85 @@
+"""Settings and calibration of an artefact: what turns findings into a verdict, as two files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from flawline.artefact.manifest import Manifest, checked
+from flawline.errors import ArtefactError, first_fault
+from flawline.scoring.calibration import Calibration
+from flawline.scoring.settings import LineSettings, PartSettings
+
+SETTINGS = "settings.json"
+CALIBRATION = "calibration.safetensors"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a line decides.
+
+    Attributes:
+        settings: constants of its scoring.
+        calibration: what it knows of normal scores.
+
+    """
+
+    settings: LineSettings
+    calibration: Calibration
+
+    def save(self, folder: Path) -> None:
+        """Write both files into the folder of an artefact that is not published yet."""
+        (folder / SETTINGS).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        scores, peaks = self.calibration.scores, self.calibration.peaks
+        write_tensors(folder / CALIBRATION, {"scores": scores, "peaks": peaks})
+
+    @classmethod
+    def load(cls, folder: Path, manifest: Manifest) -> Self:
+        """Read both files of a published artefact.
+
+        Raises:
+            ArtefactError: a file is missing, damaged or changed.
+
+        """
+        path = checked(folder, manifest, SETTINGS)
+        facts = manifest.calibration
+        try:
+            settings = LineSettings.model_validate_json(path.read_text(encoding="utf-8"))
+            path = checked(folder, manifest, CALIBRATION)
+            kept = load_file(path)
+            calibration = Calibration(
+                method=facts.method,
+                scores=kept["scores"],
+                peaks=kept["peaks"],
+                asked_false_alarm=facts.asked_false_alarm,
+                false_alarm=facts.false_alarm,
+                pixel_threshold=facts.pixel_threshold,
+            )
+        except (OSError, KeyError, ValidationError, SafetensorError) as error:
+            reason = first_fault(error) if isinstance(error, ValidationError) else error
+            msg = f"{path}: cannot be read ({reason}); build the line again or roll back"
+            raise ArtefactError(msg) from error
+        return cls(settings, calibration)
+
+    def part_of(self, stage: str, manifest: Manifest) -> PartSettings:
+        """Settings of the part whose outputs go through a shared stage.
+
+        Raises:
+            ArtefactError: the line has no such part.
+
+        """
+        for part, facts in zip(self.settings.parts, manifest.parts, strict=True):
+            if facts.stage == stage:
+                return part
+        msg = f"line '{manifest.line}' version {manifest.version} has no part that stage '{stage}' serves"
+        raise ArtefactError(msg)
+
+
+def write_tensors(path: Path, tensors: dict[str, NDArray[Any]]) -> None:
+    """Write numpy arrays as safetensors that other users may read: a container's server is another user."""
+    save_file(tensors, path)
+    path.chmod(0o644)

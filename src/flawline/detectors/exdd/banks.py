@@ -1,0 +1,152 @@
+"""Fill ExDD's banks: no gradient, two coresets (paper section C4)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flawline.data.squares import Square, cover
+from flawline.detectors.exdd.config import ExDDConfig
+from flawline.detectors.exdd.coreset import k_center
+from flawline.detectors.exdd.model import MemoryBank, embed
+from flawline.errors import DataError
+from flawline.progress import bar, track
+from flawline.scoring.picture import Pixels
+from flawline.teachers import PatchFeatures, Teacher
+
+BATCH = 8
+CROP_SIDE = 128
+"""Pixels to which the authors resize the bounding box of a defect."""
+KEEP_BYTES = 2 << 30
+"""Most memory for embeddings of normals that are kept to score them by folds."""
+
+ReadDefect = Callable[[], tuple[Pixels, NDArray[np.bool_]]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Patches of normal pictures to choose from.
+
+    Attributes:
+        patches: FP16 [N, D], those on padding left out.
+        owners: INT64 [N], number of the picture of each.
+        embeddings: FP32 [rows, columns, D] of each picture, on the CPU; those that found no room are missing.
+
+    """
+
+    patches: Tensor
+    owners: NDArray[np.int64]
+    embeddings: dict[int, Tensor]
+
+    def without(self, pictures: NDArray[np.int64]) -> Tensor:
+        """The patches of all other pictures."""
+        return self.patches[torch.from_numpy(~np.isin(self.owners, pictures))]
+
+
+class BankFiller:
+    """Embeds pictures with one teacher and fills banks from them.
+
+    Args:
+        teacher: frozen, on the device that does the work.
+        config: settings.
+        size: side of the model square in pixels.
+        seed: seed of every random choice.
+        maps: positions among the teacher's maps of those to take; None takes all.
+
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        config: ExDDConfig,
+        *,
+        size: int,
+        seed: int,
+        maps: Sequence[int] | None = None,
+    ) -> None:
+        self.teacher, self.config, self.size, self.seed, self.maps = teacher, config, size, seed, maps
+        self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
+
+    def embed(self, squares: Sequence[Square]) -> Tensor:
+        """FP32 [B, rows, columns, D] of a batch of squares, on the teacher's device."""
+        return embed(self.teacher, self.features, squares, self.maps)
+
+    def normal_pool(self, squares: Sequence[Square], *, keep_bytes: int = KEEP_BYTES) -> Pool:
+        """Embed normal pictures, read a batch at a time; patches on padding are left out."""
+        rng = np.random.default_rng(self.seed)
+        most = max(1, self.config.pool_limit // len(squares))
+        parts, owners, kept, room = [], [], dict[int, Tensor](), keep_bytes
+        for start in track(range(0, len(squares), BATCH), "embedding normals"):
+            batch = squares[start : start + BATCH]
+            for number, (square, embedded) in enumerate(zip(batch, self.embed(batch), strict=True), start):
+                rows = np.flatnonzero(square.geometry.patch_mask(*embedded.shape[:2]))
+                if len(rows) > most:
+                    rows = np.sort(rng.choice(rows, most, replace=False))
+                parts.append(embedded.flatten(0, 1)[torch.from_numpy(rows)].half())
+                owners.append(np.full(len(rows), number))
+                room -= 4 * embedded.numel()
+                if room >= 0:
+                    kept[number] = embedded.cpu()
+        return Pool(torch.cat(parts), np.concatenate(owners), kept)
+
+    def negative_bank(self, patches: Tensor) -> MemoryBank:
+        """Coreset of normal patches [N, D]."""
+        return self._bank(patches, self.config.negative_share, "choosing normal patches")
+
+    def positive_bank(self, defects: Sequence[ReadDefect]) -> MemoryBank | None:
+        """Coreset of the patches of defect pictures; None when there are no pictures or no masked pixels."""
+        parts = [self.defect_patches(*read()) for read in track(defects, "embedding defects")]
+        if not sum(len(part) for part in parts):
+            return None
+        return self._bank(torch.cat(parts), self.config.positive_share, "choosing defect patches")
+
+    def _bank(self, patches: Tensor, share: float, description: str) -> MemoryBank:
+        if not bool(torch.isfinite(patches).all()):
+            msg = (
+                f"{self.teacher.source}: the teacher gives features that are not finite; use another teacher"
+            )
+            raise DataError(msg)
+        count = min(max(round(share * len(patches)), self.config.min_bank), self.config.max_bank)
+        with bar() as progress:
+            task = progress.add_task(description, total=min(count, len(patches)))
+            chosen = k_center(
+                patches,
+                count,
+                seed=self.seed,
+                projection=self.config.projection,
+                progress=lambda more: progress.advance(task, more),
+            )
+        return MemoryBank.of(patches[chosen].float(), self.config.neighbours).to(patches.device)
+
+    def defect_patches(self, pixels: Pixels, mask: NDArray[np.bool_]) -> Tensor:
+        """Patches FP16 [N, D] of one defect picture UINT8 [H, W, 3] with its mask BOOL [H, W]."""
+        if self.config.positive_patches == "masked":
+            return self._masked_patches(pixels, mask)
+        regions, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        if self.config.positive_patches == "last_crop":
+            regions = regions[-1:]
+        crops = [_crop(pixels, cv2.boundingRect(region)) for region in regions]
+        squares = [Square.of(crop, CROP_SIDE) for crop in crops]
+        embedded = [self.embed([square])[0].flatten(0, 1).half() for square in squares]
+        return torch.cat(embedded) if embedded else torch.empty(0)
+
+    def _masked_patches(self, pixels: Pixels, mask: NDArray[np.bool_]) -> Tensor:
+        square = Square.of(pixels, self.size)
+        embedded = self.embed([square])[0].half()
+        covered = cover(mask, square.geometry, (embedded.shape[0], embedded.shape[1])).ravel()
+        patches = embedded.flatten(0, 1)
+        if not covered.any():
+            return patches[:0]
+        rows = np.flatnonzero(covered >= min(self.config.min_cover, float(covered.max())))
+        return patches[torch.from_numpy(rows)]
+
+
+def _crop(pixels: Pixels, box: Sequence[int]) -> Pixels:
+    """The box x, y, width, height with a border of one pixel, resized to CROP_SIDE without keeping its shape."""
+    x, y, width, height = box
+    window = pixels[max(0, y - 1) : y + height + 1, max(0, x - 1) : x + width + 1]
+    return np.asarray(cv2.resize(window, (CROP_SIDE, CROP_SIDE)), dtype=np.uint8)

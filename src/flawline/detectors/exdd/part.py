@@ -1,0 +1,245 @@
+"""`exdd` as a part of a line: patch features in the graph, two memory banks beside it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flawline.artefact.manifest import PartFacts
+from flawline.artefact.rules import write_tensors
+from flawline.artefact.served import NEGATIVE, POSITIVE, RATIO_STAGE
+from flawline.data.sample import Sample
+from flawline.data.squares import Square
+from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
+from flawline.detectors.exdd.config import ExDDConfig
+from flawline.detectors.exdd.model import Embedding, MemoryBank
+from flawline.detectors.part import Context, Part, PartConfig
+from flawline.errors import DataError, RecipeError
+from flawline.progress import track
+from flawline.scoring.finding import Finding, Role
+from flawline.scoring.picture import Geometry, Pixels
+from flawline.scoring.ratio import ImageScore, RatioSettings, find_ratio
+from flawline.scoring.settings import PartSettings
+from flawline.synthesis import MethodConfig, Synthesizer
+from flawline.teachers import PatchFeatures, Teacher
+
+EMBEDDING = "EMBEDDING"
+POSITIVE_BANK = "Positive bank"
+"""Heading of the statement that says what the positive bank was made from."""
+
+
+class ExDDPart(Part):
+    """Patch features and both banks. Without a positive bank it scores the distance from normal, as PatchCore.
+
+    Attributes:
+        negative: bank of normal patches.
+        positive: bank of defect patches, or None.
+
+    """
+
+    name = "exdd"
+    Config: ClassVar[type[PartConfig]] = ExDDConfig
+    outputs = (EMBEDDING,)
+    gives: ClassVar[Mapping[Role, str]] = {"map": "RATIO_MAP", "score": "RATIO_SCORE"}
+    stage = RATIO_STAGE
+    crossable = True
+    takes_marks = True
+
+    config: ExDDConfig
+
+    def __init__(
+        self,
+        config: ExDDConfig,
+        maps: tuple[int, ...],
+        negative: MemoryBank,
+        positive: MemoryBank | None,
+        statements: dict[str, str],
+    ) -> None:
+        self.config, self.maps = config, maps
+        self.negative, self.positive = negative, positive
+        self.module = Embedding(PatchFeatures(faithful_pooling=config.faithful_pooling))
+        self.architecture = {}
+        self.statements = statements
+        self.cross_fitting: tuple[BankFiller, Pool, Context] | None = None
+
+    @classmethod
+    def fit(cls, config: ExDDConfig, context: Context) -> Self:
+        """See Part."""
+        filler = BankFiller(context.teacher, config, size=context.size, seed=context.seed, maps=context.maps)
+        pool = filler.normal_pool(context.normals)
+        labelled, defects = _defects(config, context)
+        positive = filler.positive_bank(defects)
+        if positive is None:  # not even a labelled defect had a masked pixel
+            labelled, defects = 0, []
+        negative = filler.negative_bank(pool.patches)
+        statements = {POSITIVE_BANK: _origin(labelled, len(defects) - labelled)}
+        part = cls(config, context.maps, negative, positive, statements)
+        part.module.to(context.teacher.mean.device)
+        part.labelled_defects = labelled or (context.labels_of(config.synthesis) if defects else 0)
+        part.cross_fitting = (filler, pool, context)
+        return part
+
+    @classmethod
+    def trainings(cls, config: ExDDConfig, synthesis: MethodConfig) -> int:
+        """See Part. Labelled defects may make it fewer."""
+        return 0 if config.positive in ("none", "labelled") else (config.synthesis or synthesis).trainings
+
+    def find(self, outputs: Mapping[str, Tensor], geometry: Geometry) -> Finding:
+        """See Part."""
+        embedding = outputs[EMBEDDING]
+        positive = None if self.positive is None else self.positive.search(embedding)
+        return find_ratio(self.negative.search(embedding), positive, geometry, self._ratio)
+
+    @property
+    def _ratio(self) -> RatioSettings:
+        return RatioSettings(
+            image_score=ImageScore(self.config.image_score),
+            positive_weight=self.config.positive_weight,
+            has_positive=self.positive is not None,
+        )
+
+    def settings(self) -> PartSettings:
+        """See Part."""
+        return PartSettings(
+            name=self.name,
+            gives=self.given,
+            sigma=self.config.sigma,
+            eight_bit_map=self.config.eight_bit_map,
+            weight=self.config.weight,
+            options=self._ratio.model_dump(mode="json"),
+        )
+
+    def cross(self, folds: Sequence[NDArray[np.int64]]) -> list[Finding]:
+        """See Part: each normal is scored by a negative bank that never saw its fold."""
+        if self.cross_fitting is None:
+            msg = "the banks are not being fitted; there is nothing left to fit them from by folds"
+            raise RuntimeError(msg)
+        filler, pool, context = self.cross_fitting
+        found = []
+        for number, fold in enumerate(folds, start=1):
+            negative = filler.negative_bank(pool.without(fold))
+            for start in track(range(0, len(fold), BATCH), f"calibrating, fold {number} of {len(folds)}"):
+                for row in fold[start : start + BATCH].tolist():
+                    square = context.normals[row]
+                    kept = pool.embeddings.get(row)
+                    embedding = filler.embed([square])[0] if kept is None else kept.to(pool.patches.device)
+                    positive = None if self.positive is None else self.positive.search(embedding)
+                    found.append(
+                        find_ratio(negative.search(embedding), positive, square.geometry, self._ratio)
+                    )
+        return found
+
+    def settle(self) -> None:
+        """See Part."""
+        self.cross_fitting = None
+
+    def save(self, folder: Path) -> None:
+        """See Part."""
+        for name, bank in ((NEGATIVE, self.negative), (POSITIVE, self.positive)):
+            if bank is not None:
+                tensors = {"vectors": bank.vectors.cpu().numpy(), "neighbours": bank.neighbours.cpu().numpy()}
+                write_tensors(folder / name, tensors)
+
+    @classmethod
+    def load(cls, config: ExDDConfig, facts: PartFacts, folder: Path) -> Self:
+        """See Part."""
+        banks = [
+            MemoryBank(**load_file(folder / name)) if (folder / name).is_file() else None
+            for name in (NEGATIVE, POSITIVE)
+        ]
+        if banks[0] is None:
+            msg = f"{folder / NEGATIVE}: missing; build the line again or roll back to another version"
+            raise DataError(msg)
+        return cls(config, facts.maps, banks[0], banks[1], facts.statements)
+
+    def taught(
+        self, teacher: Teacher, normals: Sequence[Sample], defects: Sequence[Sample], *, size: int
+    ) -> Self:
+        """See Part: all patches of the pictures are added to the banks as they are."""
+        filler = BankFiller(teacher, self.config, size=size, seed=0, maps=self.maps)
+        near = [self.negative.vectors]
+        for sample in normals:
+            square = Square.of(sample.read_image(), size)
+            embedded = filler.embed([square])[0]
+            near.append(embedded[torch.from_numpy(square.geometry.patch_mask(*embedded.shape[:2]))])
+        far = [] if self.positive is None else [self.positive.vectors]
+        far += [filler.defect_patches(*_read_labelled(sample)).float() for sample in defects]
+        count = self.config.neighbours
+        negative = MemoryBank.of(torch.cat(near), count)
+        positive = MemoryBank.of(torch.cat(far), count) if sum(map(len, far)) else None
+        return type(self)(self.config, self.maps, negative, positive, dict(self.statements))
+
+    def to(self, device: torch.device) -> None:
+        """See Part."""
+        super().to(device)
+        self.negative.to(device)
+        if self.positive is not None:
+            self.positive.to(device)
+
+    @classmethod
+    def examples(
+        cls, config: ExDDConfig, context: Context
+    ) -> Iterator[tuple[Pixels, NDArray[np.bool_], str]]:
+        """See Part: the synthetic pictures that fill the positive bank."""
+        if config.positive == "none":
+            msg = "exdd learns from no synthetic defects with positive: none; give positive: synthetic"
+            raise RecipeError(msg)
+        normals = context.normals.samples
+        synthesizer = _synthesizer(config, context)
+        for number in range(config.synthetic_count):
+            rng = np.random.default_rng((context.seed, number))
+            base = normals[rng.integers(len(normals))]
+            yield (*synthesizer(base.read_image(), rng), base.title)
+
+
+def _origin(labelled: int, synthetic: int) -> str:
+    """What the positive bank was made from, in words."""
+    if labelled:
+        return f"{labelled} labelled defect pictures of the training split"
+    if synthetic:
+        return f"{synthetic} synthetic defects on normal training pictures"
+    return "none: scores are distances from normal alone (PatchCore)"
+
+
+def _synthesizer(config: ExDDConfig, context: Context) -> Synthesizer:
+    normals = context.normals.samples
+    return context.synthesizer(
+        config.synthesis,
+        lambda rng: normals[rng.integers(len(normals))].read_image(),
+        lambda: [sample.read_image() for sample in normals[:MAX_LEARNT]],
+        "exdd",
+    )
+
+
+MAX_LEARNT = 1000
+"""Normal pictures from which a diffusion model learns at most."""
+
+
+def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect]]:
+    """Number of labelled ones among the readers of defect pictures for the positive bank, and these."""
+    labelled = [s for s in context.defects if s.mask is not None]
+    if config.positive == "labelled" and not labelled:
+        msg = f"{context.data} has no training defects with masks for a labelled positive bank; use synthetic ones"
+        raise DataError(msg)
+    if config.positive == "labelled" or (config.positive == "auto" and labelled):
+        return len(labelled), [partial(_read_labelled, sample) for sample in labelled]
+    if config.positive == "none":
+        return 0, []
+    examples = ExDDPart.examples(config, context)
+
+    def following() -> tuple[Pixels, NDArray[np.bool_]]:
+        picture, mask, _ = next(examples)
+        return picture, mask
+
+    return 0, [following] * config.synthetic_count
+
+
+def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_]]:
+    pixels = sample.read_image()
+    return pixels, sample.read_mask(*pixels.shape[:2])

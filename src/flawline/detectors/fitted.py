@@ -1,0 +1,212 @@
+"""A fitted line: everything that answers, in eager torch; saved as the heart of an artefact and loaded again."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flawline.artefact.manifest import CalibrationFacts, DataFacts, Manifest, PartFacts, hashes, verify
+from flawline.artefact.rules import Rules, write_tensors
+from flawline.data.squares import Square
+from flawline.detectors.line import Line
+from flawline.detectors.part import PARTS, Part
+from flawline.errors import ArtefactError
+from flawline.scoring.calibration import Calibration, Method, calibrate
+from flawline.scoring.finding import Finding
+from flawline.scoring.fusion import Fused, fuse, observe
+from flawline.scoring.picture import Geometry, Pixels
+from flawline.scoring.settings import LineSettings
+from flawline.scoring.verdict import Verdict, judge
+from flawline.teachers import Teacher
+
+TEACHER = "teacher.safetensors"
+BATCH = 8
+
+Found = tuple[list[Finding], Geometry]
+"""What the parts of a line found on one picture, and where it lies in its square."""
+
+
+@dataclass(frozen=True)
+class FittedLine:
+    """A calibrated line in eager torch.
+
+    Attributes:
+        detector: its parts, joined by +.
+        recipe: all settings of its build, as JSON values.
+        seed: seed of every random choice.
+        model: teacher and parts.
+        rules: settings and calibration.
+        data: pictures it was built from.
+        seconds: time that fitting took.
+
+    """
+
+    detector: str
+    recipe: dict[str, Any]
+    seed: int
+    model: Line
+    rules: Rules
+    data: DataFacts
+    seconds: float = 0.0
+
+    @property
+    def settings(self) -> LineSettings:
+        """Constants of its scoring."""
+        return self.rules.settings
+
+    @property
+    def calibration(self) -> Calibration:
+        """What it knows of normal scores."""
+        return self.rules.calibration
+
+    @property
+    def statements(self) -> dict[str, str]:
+        """What a report says of its parts, in words, by heading."""
+        return {heading: text for part in self.model.parts for heading, text in part.statements.items()}
+
+    def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
+        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal."""
+        squares = [Square.of(pixels, self.settings.size) for pixels in pictures]
+        return [
+            judge(findings, square.geometry, self.settings, self.calibration.scores)
+            for square, findings in zip(squares, self.model.find(squares), strict=True)
+        ]
+
+    def calibrated(self, found: Sequence[Found], *, false_alarm: float, method: Method) -> Self:
+        """Measure levels and thresholds anew on what the parts found on normals that they did not learn from.
+
+        Raises:
+            DataError: there are no findings, or one is not finite.
+
+        """
+        return replace(self, rules=learn_rules(self.settings, found, false_alarm=false_alarm, method=method))
+
+    def with_budget(self, false_alarm: float) -> Self:
+        """Return the same line for another false-alarm budget in (0, 1), on the normals that calibrated it."""
+        return replace(self, rules=decided(self.settings, self.calibration.at(false_alarm)))
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the graph's outputs by name, without the batch."""
+        size = self.settings.size
+        with torch.inference_mode():
+            blank = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=self.model.teacher.mean.device)
+            given = self.model(blank)
+        names = self.model.outputs
+        return {name: tuple(tensor.shape[1:]) for name, tensor in zip(names, given, strict=True)}
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write weights, banks, settings and calibration into a folder; returns the SHA-256 of each file."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / TEACHER, _arrays(self.model.teacher.state_dict()))
+        for part in self.model.parts:
+            part.save(folder)
+        self.rules.save(folder)
+        return hashes(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> tuple[Self, Manifest]:
+        """Read a published artefact back into a line on the CPU, without fitting, and its manifest.
+
+        Raises:
+            ArtefactError: a file is missing, damaged or changed, or of a version of Flawline with other networks.
+            RecipeError: a part or the source of the teacher is not installed.
+
+        """
+        manifest = verify(folder)
+        try:
+            teacher = Teacher.rebuilt(manifest.teacher)
+            teacher.load_state_dict(load_file(folder / TEACHER))
+            parts = [_loaded(facts, manifest.recipe, folder) for facts in manifest.parts]
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:  # of torch, and of settings
+            reason = " ".join(str(error).split())
+            msg = f"{folder}: the line does not fit this Flawline ({reason}); build it again or roll back"
+            raise ArtefactError(msg) from error
+        line = cls(
+            detector=manifest.detector,
+            recipe=manifest.recipe,
+            seed=manifest.seed,
+            model=Line(teacher, parts).eval(),
+            rules=Rules.load(folder, manifest),
+            data=manifest.data,
+        )
+        return line, manifest
+
+    def calibration_facts(self) -> CalibrationFacts:
+        """What the manifest says of the calibration."""
+        calibration = self.calibration
+        return CalibrationFacts(
+            method=calibration.method,
+            asked_false_alarm=calibration.asked_false_alarm,
+            false_alarm=calibration.false_alarm,
+            normals=len(calibration.scores),
+            promise=calibration.promise,
+            pixel_threshold=calibration.pixel_threshold,
+        )
+
+
+def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:
+    part = PARTS.get(facts.name)
+    config = part.Config.model_validate(recipe.get(facts.name, {}))
+    return part.load(config, facts, folder)
+
+
+def learn_rules(
+    settings: LineSettings, found: Sequence[Found], *, false_alarm: float, method: Method
+) -> Rules:
+    """Measure levels and thresholds on what the parts of a line found on normals that they did not learn from.
+
+    Args:
+        settings: constants of the line; its levels and thresholds are replaced.
+        found: what the parts found on each normal picture.
+        false_alarm: share of normal pictures that may be called defective, in (0, 1).
+        method: how the normals were kept apart.
+
+    Raises:
+        DataError: there are no findings, or one is not finite.
+
+    """
+    settings = levelled(settings, found)
+    scores, peaks = _figures(fuse(*each, settings) for each in found)
+    calibration = calibrate(
+        scores.astype(np.float32),
+        peaks.astype(np.float32),
+        false_alarm=false_alarm,
+        method=method,
+    )
+    return decided(settings, calibration)
+
+
+def decided(settings: LineSettings, calibration: Calibration) -> Rules:
+    """Rules that decide by a calibration."""
+    update = {"false_alarm": calibration.false_alarm, "pixel_threshold": calibration.pixel_threshold}
+    return Rules(settings.model_copy(update=update), calibration)
+
+
+def levelled(settings: LineSettings, found: Sequence[Found]) -> LineSettings:
+    """Measure each part's level on normals: the median of its scores, and of its maps' largest pixels.
+
+    A part alone needs none.
+    """
+    if len(settings.parts) == 1:
+        return settings
+    parts = []
+    for number, part in enumerate(settings.parts):
+        scores, peaks = _figures(observe(findings[number], geometry, part) for findings, geometry in found)
+        level, peak = max(float(np.median(scores)), 1e-6), max(float(np.median(peaks)), 1e-6)
+        parts.append(part.model_copy(update={"level": level, "peak": peak}))
+    return settings.model_copy(update={"parts": tuple(parts)})
+
+
+def _figures(seen: Iterable[Fused]) -> NDArray[np.float64]:
+    """Score and peak of each picture, FP64 [2, n]; the maps are let go one by one."""
+    return np.array([(each.score, each.peak) for each in seen], dtype=np.float64).reshape(-1, 2).T
+
+
+def _arrays(tensors: dict[str, Tensor]) -> dict[str, NDArray[Any]]:
+    return {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}

@@ -1,0 +1,171 @@
+"""New versions of a published line without fitting: another target, another calibration, more bank entries."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from flawline.artefact.manifest import Manifest, Origin
+from flawline.data import Dataset, Sample
+from flawline.data.squares import Squares
+from flawline.detectors.fitted import FittedLine
+from flawline.detectors.line import Line
+from flawline.errors import DataError, RecipeError
+from flawline.jobs.build import comparison
+from flawline.jobs.fit import find_all
+from flawline.jobs.release import ReleasedLine, references, release, reserve
+from flawline.repository import publish
+
+MOST_PICTURES = 1000
+"""Pictures on which a new version is compared at most."""
+
+
+def compile_line(repository: Path, line: str, target: str, *, dataset: Dataset | None = None) -> ReleasedLine:
+    """Compile the live version of a line for another target, on this machine.
+
+    Args:
+        repository: Triton model repository.
+        line: name of a published line.
+        target: name of a target.
+        dataset: pictures to prove the new version on; None takes those that the artefact keeps.
+
+    Raises:
+        FlawlineError: there is no such line, its artefact is damaged, or the new version answers otherwise.
+
+    """
+    told = f"compiled for {target}"
+    return _derive(repository, line, lambda fitted: fitted, told, target=target, dataset=dataset)
+
+
+def calibrate_line(
+    repository: Path, line: str, *, dataset: Dataset | None = None, false_alarm: float | None = None
+) -> ReleasedLine:
+    """Calibrate the live version of a line anew.
+
+    Args:
+        repository: Triton model repository.
+        line: name of a published line.
+        dataset: its normal training pictures calibrate, and must not be among those the line learnt from; its test
+            pictures prove the new version. None keeps the normals that calibrated the line before.
+        false_alarm: share of good pictures that may be called defective, in (0, 1); None keeps the budget that was
+            asked for.
+
+    Raises:
+        RecipeError: neither is given.
+        DataError: there are no normal pictures, or the line learnt from this very data set.
+        FlawlineError: as `compile_line`.
+
+    """
+    if false_alarm is not None and not 0 < false_alarm < 1:
+        msg = f"--false-alarm {false_alarm}: give a share above 0 and below 1, such as 0.01"
+        raise RecipeError(msg)
+    if dataset is None and false_alarm is None:
+        msg = "there is nothing to calibrate; give --data with new good pictures, --false-alarm, or both"
+        raise RecipeError(msg)
+
+    def change(fitted: FittedLine) -> FittedLine:
+        asked = false_alarm or fitted.calibration.asked_false_alarm
+        if dataset is None:
+            return fitted.with_budget(asked)
+        if dataset.fingerprint() == fitted.data.fingerprint:
+            msg = (
+                f"line '{line}' learnt from the training pictures of {dataset.name}; "
+                "calibrate it on good pictures that it has not seen"
+            )
+            raise DataError(msg)
+        normals = dataset.train_normals
+        squares = Squares(normals, fitted.settings.size)
+        found = find_all(fitted.model, squares, "calibrating")
+        return fitted.calibrated(found, false_alarm=asked, method="split")
+
+    told = "calibrated for another budget" if dataset is None else f"calibrated on {dataset.name}"
+    return _derive(repository, line, change, told, dataset=dataset)
+
+
+def teach_line(
+    repository: Path,
+    line: str,
+    normals: Sequence[Sample],
+    *,
+    defects: Sequence[Sample] = (),
+    dataset: Dataset | None = None,
+) -> ReleasedLine:
+    """Add patches of more pictures to the memory banks of a line, and keep its calibration.
+
+    More normal patches only lower the scores of good pictures, so that the promise holds. The pictures must not be
+    those that calibrate the line: these would no longer be like new ones.
+
+    Args:
+        repository: Triton model repository.
+        line: name of a published line with memory banks.
+        normals: good pictures, whose patches go into the negative bank.
+        defects: defect pictures with masks, whose covered patches go into the positive bank.
+        dataset: pictures to prove the new version on; None takes those that the artefact keeps.
+
+    Raises:
+        RecipeError: the line has no memory banks, or there is nothing to add.
+        FlawlineError: as `compile_line`.
+
+    """
+    if not normals and not defects:
+        msg = f"there is nothing to teach line '{line}'; give pictures"
+        raise RecipeError(msg)
+
+    def change(fitted: FittedLine) -> FittedLine:
+        teacher, size = fitted.model.teacher, fitted.settings.size
+        taught = [part.taught(teacher, normals, defects, size=size) for part in fitted.model.parts]
+        if not any(taught):
+            msg = f"no part of line '{line}' can be taught more pictures without fitting; build it again"
+            raise RecipeError(msg)
+        parts = [new or old for new, old in zip(taught, fitted.model.parts, strict=True)]
+        model = Line(teacher, parts).eval()
+        kept = [
+            part.settings().model_copy(update={"level": old.level, "peak": old.peak})
+            for part, old in zip(parts, fitted.settings.parts, strict=True)
+        ]
+        settings = fitted.settings.model_copy(update={"parts": tuple(kept)})
+        return replace(fitted, model=model, rules=replace(fitted.rules, settings=settings))
+
+    told = f"taught {len(normals)} more good and {len(defects)} more defect pictures"
+    return _derive(repository, line, change, told, dataset=dataset)
+
+
+def _derive(
+    repository: Path,
+    line: str,
+    change: Callable[[FittedLine], FittedLine],
+    told: str,
+    *,
+    target: str | None = None,
+    dataset: Dataset | None = None,
+) -> ReleasedLine:
+    """Load the live version, change it, and release it as a new one."""
+    folder = publish.live_artefact(repository, line)
+    fitted, manifest = FittedLine.load(folder)
+    wanted = target or manifest.target
+    with reserve(repository, line, wanted) as staging:
+        samples = _pictures(folder, manifest, dataset)
+        return release(
+            change(fitted),
+            samples,
+            line,
+            staging,
+            repository=repository,
+            target=wanted,
+            fused=manifest.fused,
+            labelled=dataset is not None and bool(dataset.test),
+            metrics=None if target is None else manifest.metrics,  # a compiled line is the same line
+            origin=Origin(version=manifest.version, change=told),
+        )
+
+
+def _pictures(folder: Path, manifest: Manifest, dataset: Dataset | None) -> Sequence[Sample]:
+    if dataset is not None:
+        return comparison(dataset, MOST_PICTURES)
+    kept = references(folder)
+    if not kept:
+        msg = (
+            f"line '{manifest.line}' version {manifest.version} keeps no pictures to prove a new version on; "
+            "give --data"
+        )
+        raise DataError(msg)
+    return kept

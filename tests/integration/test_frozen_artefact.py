@@ -1,0 +1,96 @@
+"""Artefacts of every format from 3 on are loaded, changed and served, whatever has been added since."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from asking import image, server_of
+from tritonclient.grpc import InferenceServerClient
+
+from flawline.artefact.manifest import FILE, FORMAT, read
+from flawline.artefact.served import ServedLine
+from flawline.detectors.fitted import FittedLine
+from flawline.errors import ArtefactError
+from flawline.jobs.derive import calibrate_line
+from flawline.repository import names, publish
+from flawline.repository.publish import list_lines
+from flawline.scoring.picture import decode
+
+FROZEN = Path(__file__).parents[1] / "frozen"
+FORMATS = sorted(FROZEN.glob("format_*"))
+
+
+def answers_of(home: Path) -> dict[str, Any]:
+    return json.loads((home / "answers.json").read_text())
+
+
+def pictures_of(home: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((home / "artefact" / "reference").iterdir())}
+
+
+def test_todays_format_is_among_them() -> None:
+    assert [home.name for home in FORMATS][-1] == f"format_{FORMAT}"
+
+
+@pytest.mark.parametrize("home", FORMATS, ids=lambda home: home.name)
+def test_it_is_loaded_and_answers_as_when_it_was_built(home: Path) -> None:
+    line, manifest = FittedLine.load(home / "artefact")
+    served = ServedLine(home / "artefact", threads=1)
+    assert manifest.detector == "sacd+exdd"
+    for name, content in pictures_of(home).items():
+        expected = answers_of(home)[name]
+        for answering in (line, served):
+            (verdict,) = answering.inspect([decode(content)])
+            assert verdict.score == pytest.approx(expected["score"], rel=1e-4)
+            assert verdict.p_value == pytest.approx(expected["p_value"])
+            assert verdict.is_defect is expected["is_defect"]
+            assert verdict.anomaly_map.max() == pytest.approx(expected["peak"], rel=1e-3)
+            boxes = verdict.boxes[verdict.boxes[:, 4] >= 0]
+            np.testing.assert_allclose(boxes, np.array(expected["boxes"]).reshape(-1, 6), rtol=1e-2, atol=1)
+
+
+@pytest.mark.server
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("home", FORMATS, ids=lambda home: home.name)
+def test_it_is_served_and_gets_another_budget(home: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "repository"
+    folder = repository / names.discrepancy("frozen") / "1"
+    shutil.copytree(home / "artefact", folder)
+    publish.place_shared_stages(repository)
+    publish.write_models(repository, read(folder), folder)
+    assert [status.problem for status in list_lines(repository)] == [None]
+    with server_of(repository) as server, InferenceServerClient(server.grpc_url) as client:
+        for name, content in pictures_of(home).items():
+            for model in ("frozen", "frozen_fused"):
+                result = client.infer(model, [image(content)])
+                expected = answers_of(home)[name]
+                assert result.as_numpy("SCORE").item() == pytest.approx(expected["score"], rel=1e-4)
+                assert result.as_numpy("IS_DEFECT").item() is expected["is_defect"]
+    released = calibrate_line(repository, "frozen", false_alarm=0.3)
+    assert (released.manifest.version, released.manifest.calibration.false_alarm) == (2, 0.3)
+    assert released.manifest.origin is not None
+    assert released.manifest.origin.version == 1
+    assert all(fact.decisions_flipped == 0 for fact in released.manifest.parity)
+
+
+def test_a_newer_one_asks_for_a_newer_flawline(tmp_path: Path) -> None:
+    shutil.copytree(FORMATS[-1] / "artefact", tmp_path / "artefact")
+    manifest = tmp_path / "artefact" / FILE
+    content = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**content, "format": FORMAT + 1, "more": 1}))
+    with pytest.raises(ArtefactError, match=rf"has format {FORMAT + 1}, .*update Flawline"):
+        FittedLine.load(tmp_path / "artefact")
+
+
+def test_settings_that_were_edited_by_hand_are_refused(tmp_path: Path) -> None:
+    shutil.copytree(FORMATS[-1] / "artefact", tmp_path / "artefact")
+    settings = tmp_path / "artefact" / "settings.json"
+    settings.write_text(settings.read_text().replace('"false_alarm": 0.1', '"false_alarm": 0.5'))
+    for load in (FittedLine.load, lambda folder: ServedLine(folder, threads=1)):
+        with pytest.raises(
+            ArtefactError, match=r"settings\.json: damaged, changed by hand or from another build"
+        ):
+            load(tmp_path / "artefact")
