@@ -1,6 +1,7 @@
 """New versions of a published line without fitting: each goes through the same parity gate, on a real server."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ from asking import image, server_of
 from small_build import Published
 from tritonclient.grpc import InferenceServerClient
 
-from flawline.data import Dataset
+from flawline.data import Dataset, digests
 from flawline.detectors.fitted import FittedLine
 from flawline.errors import ArtefactError, DataError, RecipeError
 from flawline.jobs.derive import calibrate_line, compile_line, teach_line
-from flawline.repository.publish import list_lines, live_version, rollback
+from flawline.repository.publish import list_lines, live_artefact, live_version, rollback
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -72,27 +73,39 @@ def test_a_line_gets_another_budget(repository: Path, learnt: Published) -> None
     assert new.settings.pixel_threshold < old.settings.pixel_threshold
 
 
-def test_a_line_is_calibrated_on_new_normals(repository: Path, learnt: Published) -> None:
-    """Good test pictures stand for those of another day."""
+def test_a_line_is_calibrated_on_new_normals(repository: Path, learnt: Published, tmp_path: Path) -> None:
+    """Good pictures kept apart stand for those of another day; one that was learnt from is refused."""
     data = learnt.data["pair"]
+    _, manifest = FittedLine.load(live_artefact(repository, "pair"))
+    seen = set(manifest.data.learnt)
+    unseen = [s for s in data.train_normals if not seen.intersection(digests([s]))]
+    assert len(seen) + len(unseen) == len(data.train_normals)
     other = Dataset(
         "another_day",
         data.root,
         tuple(
             type(s)(s.image, s.defect_class, s.mask, s.group, "train" if not s.is_defect else "test")
-            for s in data.test
+            for s in (*unseen, *data.test)
         ),
     )
     released = calibrate_line(repository, "pair", dataset=other, false_alarm=0.2)
     facts = released.manifest.calibration
-    assert (facts.method, facts.normals, facts.false_alarm) == ("split", 8, 0.2)
+    assert (facts.method, facts.normals, facts.false_alarm) == ("split", 8 + len(unseen), 0.2)
     new, _ = FittedLine.load(released.folder)
     scores = sorted(v.score for v in new.inspect([s.read_image() for s in other.train_normals]))
     np.testing.assert_allclose(new.calibration.scores, scores, rtol=1e-6)
     assert released.manifest.metrics is not None
     assert released.manifest.metrics["defects"] == 8
-    with pytest.raises(DataError, match="learnt from the training pictures of"):
-        calibrate_line(repository, "pair", dataset=learnt.data["pair"])
+    one = next(s for s in data.train_normals if s not in unseen)
+    copy = tmp_path / "renamed.png"
+    copy.write_bytes(one.image.read_bytes())
+    mixed = replace(other, samples=(*other.samples, replace(one, image=copy)))
+    for refused, count in ((data, f"{len(seen)} of the"), (mixed, "1 of the")):
+        with pytest.raises(DataError, match=f"'pair' learnt from {count}.* that it has not seen"):
+            calibrate_line(repository, "pair", dataset=refused)
+    few = replace(other, samples=other.train_normals[:3])
+    with pytest.raises(DataError, match="has 3 good pictures to calibrate on; at least 10 are needed"):
+        calibrate_line(repository, "pair", dataset=few)
 
 
 def test_a_bank_learns_more_patches(repository: Path, learnt: Published) -> None:

@@ -130,6 +130,8 @@ def test_banks_weigh_three_times_as_much_as_a_student(student: str) -> None:
         ),
         ({"sacd": {"training": {"stops": 9}}}, r"sacd\.training\.stops: Extra inputs are not permitted"),
         ({"ddpm_ast": {"far": True, "head": False}}, "ddpm_ast: far must be false where head is"),
+        ({"exdd": {"sigma": float("inf")}}, r"exdd\.sigma: Input should be a finite number"),
+        ({"false_alarm": float("nan")}, "false_alarm: Input should be a finite number"),
         ({"exdd": 3}, "exdd: Input should be a valid dictionary"),
         ({"sacd": [1]}, "sacd: Input should be a valid dictionary"),
         ({"sigma": 2, "exdd": "no"}, "exdd: give a mapping of settings"),

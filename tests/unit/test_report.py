@@ -63,7 +63,7 @@ def test_headline_in_plain_words(tmp_path: Path):
     assert "Of 20 good pictures 1 was called defective." in page.text
     assert "66.7%" in page.text
     assert "5.0%" in page.text
-    assert "Promise: at most 5% false alarms" in page.text
+    assert "Budget: 5% false alarms" in page.text
     assert "scores higher in 73.3 of 100 cases" in page.text  # 44 of 60 pairs
     assert "built-in" in page.text
 

@@ -29,6 +29,7 @@ class DataFacts(_Frozen):
         fingerprint: SHA-256 of its training pictures and masks; see Dataset.fingerprint.
         learnt_normals: number of normal pictures that the line learnt from.
         labelled_defects: number of labelled defect pictures that it learnt from.
+        learnt: one digest for each normal picture that it learnt from; see flawline.data.digests.
 
     """
 
@@ -36,6 +37,7 @@ class DataFacts(_Frozen):
     fingerprint: str
     learnt_normals: int
     labelled_defects: int
+    learnt: tuple[str, ...] = ()
 
 
 class CalibrationFacts(_Frozen):

@@ -37,7 +37,7 @@ class PartConfig(BaseModel):
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layers: tuple[int, ...] | None = None
     weight: float = Field(1.0, ge=0)

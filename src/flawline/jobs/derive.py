@@ -5,15 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawline.artefact.manifest import Manifest, Origin
-from flawline.data import Dataset, Sample
+from flawline.data import Dataset, Sample, digests
 from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.line import Line
 from flawline.errors import DataError, RecipeError
 from flawline.jobs.build import comparison
-from flawline.jobs.fit import find_all
+from flawline.jobs.fit import MIN_NORMALS, find_all
 from flawline.jobs.release import ReleasedLine, references, release, reserve
+from flawline.progress import say
 from flawline.repository import publish
+from flawline.scoring.calibration import normals_needed
 
 MOST_PICTURES = 1000
 """Pictures on which a new version is compared at most."""
@@ -51,7 +53,7 @@ def calibrate_line(
 
     Raises:
         RecipeError: neither is given.
-        DataError: there are no normal pictures, or the line learnt from this very data set.
+        DataError: there are fewer than 10 normal pictures, or the line learnt from one of them.
         FlawlineError: as `compile_line`.
 
     """
@@ -66,16 +68,23 @@ def calibrate_line(
         asked = false_alarm or fitted.calibration.asked_false_alarm
         if dataset is None:
             return fitted.with_budget(asked)
-        if dataset.fingerprint() == fitted.data.fingerprint:
+        normals = dataset.train_normals
+        _check_new(normals, fitted, f"line '{line}'", dataset.name)
+        if len(normals) < MIN_NORMALS:
             msg = (
-                f"line '{line}' learnt from the training pictures of {dataset.name}; "
-                "calibrate it on good pictures that it has not seen"
+                f"{dataset.name} has {len(normals)} good pictures to calibrate on; at least {MIN_NORMALS} are "
+                f"needed, and {normals_needed(asked)} to promise {asked:.2%} false alarms"
             )
             raise DataError(msg)
-        normals = dataset.train_normals
+        good = sum(not sample.is_defect for sample in dataset.samples)
+        if len(normals) < good:
+            say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
         squares = Squares(normals, fitted.settings.size)
         found = find_all(fitted.model, squares, "calibrating")
-        return fitted.calibrated(found, false_alarm=asked, method="split")
+        new = fitted.calibrated(found, false_alarm=asked, method="split")
+        if new.calibration.false_alarm > asked:
+            say(f"Too few good pictures for the budget: {new.calibration.promise}.")
+        return new
 
     told = "calibrated for another budget" if dataset is None else f"calibrated on {dataset.name}"
     return _derive(repository, line, change, told, dataset=dataset)
@@ -123,10 +132,23 @@ def teach_line(
             for part, old in zip(parts, fitted.settings.parts, strict=True)
         ]
         settings = fitted.settings.model_copy(update={"parts": tuple(kept)})
-        return replace(fitted, model=model, rules=replace(fitted.rules, settings=settings))
+        data = fitted.data.model_copy(update={"learnt": (*fitted.data.learnt, *digests(normals))})
+        return replace(fitted, model=model, rules=replace(fitted.rules, settings=settings), data=data)
 
     told = f"taught {len(normals)} more good and {len(defects)} more defect pictures"
     return _derive(repository, line, change, told, dataset=dataset)
+
+
+def _check_new(normals: Sequence[Sample], fitted: FittedLine, named: str, source: str) -> None:
+    """Raise DataError where the line learnt from one of these pictures: its score would be too low to calibrate."""
+    learnt = set(fitted.data.learnt)
+    seen = [sample for sample, digest in zip(normals, digests(normals), strict=True) if digest in learnt]
+    if seen:
+        msg = (
+            f"{named} learnt from {len(seen)} of the {len(normals)} good pictures of {source}, such as "
+            f"{seen[0].image.name}; calibrate it on good pictures that it has not seen"
+        )
+        raise DataError(msg)
 
 
 def _derive(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flawline.artefact.manifest import DataFacts
 from flawline.artefact.rules import Rules
-from flawline.data import Dataset, Sample
+from flawline.data import Dataset, Sample, digests
 from flawline.data.squares import Squares, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
@@ -109,6 +109,7 @@ def fit(
             fingerprint=dataset.fingerprint(),
             learnt_normals=len(kept),
             labelled_defects=max(part.labelled_defects for part in parts),
+            learnt=digests(kept.samples),
         ),
         seconds=time.monotonic() - started + time_left.before,
     ).calibrated(found, false_alarm=recipe.false_alarm, method=method)

@@ -74,7 +74,7 @@ def preview(
     identity = {
         "seed": seed,
         "detector": kind.name,
-        "settings": recipe.model_dump(mode="json", exclude={"name"})
+        "settings": recipe.model_dump(mode="json", exclude={"name", "detector"})
         | {kind.name: config.model_dump(mode="json")},
         "sources": dataset.fingerprint(),
     }

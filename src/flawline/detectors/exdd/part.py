@@ -190,6 +190,9 @@ class ExDDPart(Part):
         if config.positive == "none":
             msg = "exdd learns from no synthetic defects with positive: none; give positive: synthetic"
             raise RecipeError(msg)
+        if labelled := len(_labelled(config, context)):
+            msg = f"exdd learns from {labelled} labelled defects, not from synthetic ones; give positive: synthetic"
+            raise RecipeError(msg)
         normals = context.normals.samples
         synthesizer = _synthesizer(config, context)
         for number in range(config.synthetic_count):
@@ -223,11 +226,7 @@ MAX_LEARNT = 1000
 
 def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect]]:
     """Number of labelled ones among the readers of defect pictures for the positive bank, and these."""
-    labelled = [s for s in context.defects if s.mask is not None]
-    if config.positive == "labelled" and not labelled:
-        msg = f"{context.data} has no training defects with masks for a labelled positive bank; use synthetic ones"
-        raise DataError(msg)
-    if config.positive == "labelled" or (config.positive == "auto" and labelled):
+    if labelled := _labelled(config, context):
         return len(labelled), [partial(_read_labelled, sample) for sample in labelled]
     if config.positive == "none":
         return 0, []
@@ -238,6 +237,17 @@ def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect
         return picture, mask
 
     return 0, [following] * config.synthetic_count
+
+
+def _labelled(config: ExDDConfig, context: Context) -> list[Sample]:
+    """Labelled defects that fill the positive bank; none where it is filled otherwise."""
+    if config.positive not in ("auto", "labelled"):
+        return []
+    labelled = [s for s in context.defects if s.mask is not None]
+    if config.positive == "labelled" and not labelled:
+        msg = f"{context.data} has no training defects with masks for a labelled positive bank; use synthetic ones"
+        raise DataError(msg)
+    return labelled
 
 
 def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_]]:

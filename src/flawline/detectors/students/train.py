@@ -31,7 +31,7 @@ class TrainingConfig(BaseModel):
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(1000, ge=1)
     pairs: int = Field(8, ge=1)

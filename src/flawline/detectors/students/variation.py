@@ -29,7 +29,7 @@ class VariationConfig(BaseModel):
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     flips: bool = False
     zoom: float = Field(1.0, ge=1, le=2)
