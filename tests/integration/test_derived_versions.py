@@ -104,7 +104,9 @@ def test_a_line_is_calibrated_on_new_normals(repository: Path, learnt: Published
         with pytest.raises(DataError, match=f"'pair' learnt from {count}.* that it has not seen"):
             calibrate_line(repository, "pair", dataset=refused)
     few = replace(other, samples=other.train_normals[:3])
-    with pytest.raises(DataError, match="has 3 good pictures to calibrate on; at least 10 are needed"):
+    with pytest.raises(
+        DataError, match="has 3 normal training pictures; at least 10 are needed to calibrate"
+    ):
         calibrate_line(repository, "pair", dataset=few)
 
 

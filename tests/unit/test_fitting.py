@@ -25,6 +25,7 @@ from flawline.detectors.students.part import StudentPart
 from flawline.detectors.students.variation import VariationConfig
 from flawline.errors import ArtefactError, DataError, FlawlineError, RecipeError
 from flawline.jobs.fit import context_of, fit, load_shared_teacher
+from flawline.jobs.preview import preview
 from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import adapt
 from flawline.training import Training
@@ -550,3 +551,17 @@ def test_the_examples_of_a_student_are_the_crops_it_learnt_from(
         np.testing.assert_array_equal(picture, corrupted)
         np.testing.assert_array_equal(mask, where)
         assert title in titles
+
+
+def test_a_preview_that_is_refused_leaves_its_folder_free(
+    line: Dataset, teacher: str, tmp_path: Path
+) -> None:
+    """Labelled defects fill the bank where there are some; the picture of another recipe goes there next."""
+    out = tmp_path / "out"
+    for positive, said in (("auto", "exdd learns from 4 labelled defects"), ("none", "positive: none")):
+        recipe = small_recipe(teacher, exdd={"positive": positive})
+        with pytest.raises(RecipeError, match=f"{said}.*give positive: synthetic"):
+            preview("exdd", line, recipe, 2, out, seed=0)
+        assert not out.exists()
+    shown = preview("exdd", line, small_recipe(teacher, exdd={"positive": "synthetic"}), 2, out, seed=0)
+    assert len(list(shown.iterdir())) == 2

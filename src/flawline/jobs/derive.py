@@ -4,18 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flawline.artefact.manifest import Manifest, Origin
+from flawline.artefact.manifest import DataFacts, Manifest, Origin
 from flawline.data import Dataset, Sample, digests
 from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.line import Line
 from flawline.errors import DataError, RecipeError
 from flawline.jobs.build import comparison
-from flawline.jobs.fit import MIN_NORMALS, find_all
+from flawline.jobs.fit import check_normals, find_all
 from flawline.jobs.release import ReleasedLine, references, release, reserve
 from flawline.progress import say
 from flawline.repository import publish
-from flawline.scoring.calibration import normals_needed
 
 MOST_PICTURES = 1000
 """Pictures on which a new version is compared at most."""
@@ -69,13 +68,8 @@ def calibrate_line(
         if dataset is None:
             return fitted.with_budget(asked)
         normals = dataset.train_normals
-        _check_new(normals, fitted, f"line '{line}'", dataset.name)
-        if len(normals) < MIN_NORMALS:
-            msg = (
-                f"{dataset.name} has {len(normals)} good pictures to calibrate on; at least {MIN_NORMALS} are "
-                f"needed, and {normals_needed(asked)} to promise {asked:.2%} false alarms"
-            )
-            raise DataError(msg)
+        check_normals(dataset, asked, purpose="calibrate")
+        _check_new(dataset, fitted.data, line)
         good = sum(not sample.is_defect for sample in dataset.samples)
         if len(normals) < good:
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
@@ -139,13 +133,17 @@ def teach_line(
     return _derive(repository, line, change, told, dataset=dataset)
 
 
-def _check_new(normals: Sequence[Sample], fitted: FittedLine, named: str, source: str) -> None:
-    """Raise DataError where the line learnt from one of these pictures: its score would be too low to calibrate."""
-    learnt = set(fitted.data.learnt)
-    seen = [sample for sample, digest in zip(normals, digests(normals), strict=True) if digest in learnt]
+def _check_new(dataset: Dataset, learnt: DataFacts, line: str) -> None:
+    """Raise DataError where the line learnt from a normal training picture: its score is too low to calibrate."""
+    normals = dataset.train_normals
+    if learnt.learnt:
+        known = set(learnt.learnt)
+        seen = [sample for sample, digest in zip(normals, digests(normals), strict=True) if digest in known]
+    else:  # built before each picture had a digest
+        seen = list(normals) if dataset.fingerprint() == learnt.fingerprint else []
     if seen:
         msg = (
-            f"{named} learnt from {len(seen)} of the {len(normals)} good pictures of {source}, such as "
+            f"line '{line}' learnt from {len(seen)} of the {len(normals)} good pictures of {dataset.name}, such as "
             f"{seen[0].image.name}; calibrate it on good pictures that it has not seen"
         )
         raise DataError(msg)

@@ -71,7 +71,7 @@ def fit(
     """
     kinds = parse_detector(detector)
     started = time.monotonic()
-    check_normals(dataset, recipe)
+    check_normals(dataset, recipe.false_alarm)
     check_weights(kinds, recipe)
     chosen_device = pick_device(device)
     teacher, wanted = load_shared_teacher(kinds, recipe)
@@ -237,13 +237,13 @@ def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:
     return {**made, "teacher": teacher.fingerprint, "seed": seed}
 
 
-def check_normals(dataset: Dataset, recipe: Recipe) -> None:
-    """Raise DataError where a data set has too few normal pictures to learn from."""
+def check_normals(dataset: Dataset, false_alarm: float, *, purpose: str = "learn") -> None:
+    """Raise DataError where a data set has too few normal training pictures; `purpose` says what they are for."""
     count = len(dataset.train_normals)
     if count < MIN_NORMALS:
         msg = (
             f"{dataset.name} has {count} normal training pictures; at least {MIN_NORMALS} are needed "
-            f"to learn, and {normals_needed(recipe.false_alarm)} to promise {recipe.false_alarm:.2%} false alarms"
+            f"to {purpose}, and {normals_needed(false_alarm)} to promise {false_alarm:.2%} false alarms"
         )
         raise DataError(msg)
 

@@ -1,5 +1,6 @@
 """Show the synthetic defects that a detector learns from: the very pictures of its training."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ from numpy.typing import NDArray
 from flawline.data import Dataset
 from flawline.data.squares import Squares
 from flawline.detectors.part import parse_detector
-from flawline.errors import RecipeError
+from flawline.errors import FlawlineError, RecipeError
 from flawline.jobs.fit import check_normals, context_of, kept_apart, load_shared_teacher, pick_device
 from flawline.recipe import Recipe
 from flawline.scoring.picture import Pixels
-from flawline.synthesis.synthesize import claim, write_synthetic
+from flawline.synthesis.synthesize import claim, unclaim, write_synthetic
 from flawline.training import Budget
 
 
@@ -57,7 +58,7 @@ def preview(
         raise RecipeError(msg)
     (kind,) = kinds
     config = recipe.part(kind.name)
-    check_normals(dataset, recipe)
+    check_normals(dataset, recipe.false_alarm)
     teacher, (layers,) = load_shared_teacher(kinds, recipe)
     kept = kept_apart(Squares(dataset.train_normals, recipe.size), kinds, recipe, seed)[0]
     context = context_of(
@@ -81,6 +82,11 @@ def preview(
     claim(out, kind.name, identity)
     made = kind.examples(config, context)
     ready: list[tuple[Pixels, NDArray[np.bool_], str]] = []
+    try:
+        ready.extend(islice(made, 1))
+    except FlawlineError:  # nothing can be shown; the folder stays free for other settings
+        unclaim(out)
+        raise
 
     def example(number: int) -> tuple[Pixels, NDArray[np.bool_], str]:
         while len(ready) <= number:

@@ -95,7 +95,7 @@ def synthesize_line(
     try:
         synthesizer = config.prepare(material)
     except FlawlineError:
-        _release(out)
+        unclaim(out)
         raise
 
     def example(number: int) -> Example:
@@ -198,7 +198,7 @@ def claim(out: Path, method: str, identity: Mapping[str, Any]) -> dict[str, Any]
     return content
 
 
-def _release(out: Path) -> None:
+def unclaim(out: Path) -> None:
     """Undo `claim` where nothing was made."""
     if [path.name for path in out.iterdir()] == [MANIFEST]:
         (out / MANIFEST).unlink()
