@@ -29,7 +29,8 @@ def teacher_field(recipe: Recipe) -> str:
     A relative folder lies below the repository root. Raises ArtefactError when it cannot be loaded.
     """
     with chdir(ROOT):
-        return f"{recipe.teacher}@{load_teacher(recipe.teacher).fingerprint[:8]}"
+        teacher = load_teacher(recipe.teacher)
+        return f"{teacher.source}@{teacher.fingerprint[:8]}"
 
 
 def rows_done(results: Path) -> set[tuple[str, str]]:

@@ -57,8 +57,8 @@ Size = Annotated[
 Teacher = Annotated[
     str | None,
     typer.Option(
-        help="builtin, efficientnet_lite0, hf:<name>, a folder, or a source of another package.  "
-        "[default: builtin]",
+        help="efficientnet_lite0 (ImageNet features), builtin, hf:<name>, a folder, or a source of another "
+        "package.  [default: the first of these that is installed]",
         show_default=False,
     ),
 ]

@@ -22,6 +22,7 @@ from flawline.scoring.settings import Fusion
 from flawline.synthesis.mixed import MixedConfig
 from flawline.synthesis.spec import Synthesis, with_settings
 from flawline.teachers.adapt import AdaptConfig
+from flawline.teachers.sources import AUTO
 
 SHORT = {
     "positive": (("exdd", "positive"),),
@@ -41,7 +42,8 @@ class Recipe(BaseModel):
     Attributes:
         name: name of the recipe, printed beside results.
         detector: detector that the recipe was made for; `flawline synthesize` shows what it learns from.
-        teacher: `builtin`, `hf:<name>`, a local folder, or `<source>:<name>` of another package.
+        teacher: `efficientnet_lite0` (ImageNet features), `builtin` (generated textures only), `hf:<name>`, a local
+            folder, or `<source>:<name>` of another package. `auto` takes the first of these that is installed.
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
             varies.
         adapt: settings of the teacher's adaptation to the line.
@@ -61,7 +63,7 @@ class Recipe(BaseModel):
 
     name: str = "default"
     detector: str | None = None
-    teacher: str = "builtin"
+    teacher: str = AUTO
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256

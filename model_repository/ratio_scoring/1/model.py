@@ -54,7 +54,7 @@ def load(folder, manifest):
 
 
 class TritonPythonModel:
-    """EMBEDDING, ARTEFACT_KEY, GEOMETRY -> RATIO_MAP FP32 [rows, columns] and RATIO_SCORE FP32 [1]."""
+    """EMBEDDING, ARTEFACT_KEY, GEOMETRY -> RATIO_MAP FP32 [rows, columns], and RATIO_SCORE FP32 [1] if asked."""
 
     def initialize(self, args):
         self.shelf = Shelf(triton.repository(args), load, most=LINES)
@@ -83,9 +83,9 @@ class TritonPythonModel:
         for i in rows:
             geometries = triton.array(requests[i], "GEOMETRY")
             mine = [next(pairs) for _ in geometries]
-            responses[i] = self.score_pictures(mine, geometries, size, settings)
+            responses[i] = self.score_pictures(requests[i], mine, geometries, size, settings)
 
-    def score_pictures(self, answers, geometries, size, settings):
+    def score_pictures(self, request, answers, geometries, size, settings):
         try:
             found = [
                 find_ratio(*answer, Geometry.fit(int(width), int(height), size), settings)
@@ -93,7 +93,7 @@ class TritonPythonModel:
             ]
         except FlawlineError as error:
             return triton.refuse(str(error))
-        return triton.answer(
-            RATIO_MAP=np.stack([finding.map for finding in found]),
-            RATIO_SCORE=np.array([[finding.score] for finding in found], dtype=np.float32),
-        )
+        outputs = {"RATIO_MAP": np.stack([finding.map for finding in found])}
+        if "RATIO_SCORE" in request.requested_output_names():
+            outputs["RATIO_SCORE"] = np.array([[finding.score] for finding in found], dtype=np.float32)
+        return triton.answer(**outputs)

@@ -122,7 +122,7 @@ class Part(ABC):
         name: name of the detector.
         Config: settings; the class of the recipe's section of that name.
         outputs: names of the graph outputs that the part adds, upper case.
-        gives: tensor that holds each role of the finding.
+        gives: tensor that holds each role of the finding; settings may add roles to those of the class.
         stage: shared Triton stage between graph and finding; None where the graph's outputs are the finding.
         crossable: whether it can be fitted without some of its normals in a moment; see `cross`.
         takes_marks: whether it takes the marks of an adapted teacher beside its layers.
@@ -139,7 +139,7 @@ class Part(ABC):
     name: ClassVar[str]
     Config: ClassVar[type[PartConfig]] = PartConfig
     outputs: ClassVar[tuple[str, ...]]
-    gives: ClassVar[Mapping[Role, str]]
+    gives: Mapping[Role, str]
     stage: ClassVar[str | None] = None
     crossable: ClassVar[bool] = False
     takes_marks: ClassVar[bool] = False

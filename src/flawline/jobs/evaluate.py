@@ -72,7 +72,7 @@ def measure(
             evaluation.result(),
             detector=detector,
             data=dataset.name,
-            teacher=f"{recipe.teacher}@{fitted.model.teacher.fingerprint[:8]}",
+            teacher=f"{fitted.model.teacher.source}@{fitted.model.teacher.fingerprint[:8]}",
             recipe=recipe.name,
             seed=seed,
             fit_seconds=fitted.seconds,

@@ -20,7 +20,7 @@ from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
 from flawline.scoring.settings import LineSettings
-from flawline.teachers import Teacher, default_layers, load_teacher
+from flawline.teachers import Teacher, default_layers, load_teacher, settle
 from flawline.teachers.adapt import adapt
 from flawline.training import Budget
 
@@ -73,6 +73,7 @@ def fit(
     started = time.monotonic()
     check_normals(dataset, recipe.false_alarm)
     check_weights(kinds, recipe)
+    recipe = settled(recipe)
     chosen_device = pick_device(device)
     teacher, wanted = load_shared_teacher(kinds, recipe)
     # TF32 would calibrate the line by other scores than it will serve.
@@ -116,6 +117,11 @@ def fit(
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
     return fitted
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """Return the recipe with the teacher named that it stands for; see flawline.teachers.settle."""
+    return recipe.model_copy(update={"teacher": settle(recipe.teacher)})
 
 
 def kept_apart(

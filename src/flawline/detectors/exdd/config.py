@@ -27,7 +27,10 @@ class ExDDConfig(PartConfig):
         pool_limit: patches held while choosing; more are thinned at random, evenly over the pictures.
         projection: dimensions in which the coreset measures distances (authors: 128); null keeps all.
         neighbours: number of entries next to the nearest one that the neighbourhood weight looks at (authors: 2).
-        image_score: patch that speaks for the picture; see flawline.scoring.ratio.ImageScore.
+        image_score: what speaks for the picture, `map` or one of the authors' weighted patches; see
+            flawline.scoring.ratio.ImageScore.
+        top_share: for `map`, share of the pixels, the strongest of the smoothed map, whose mean is the picture's
+            score; 0 takes the largest.
         positive_weight: exponent of the distance from the positive bank, 1 in the paper, 0 for distance from
             normal alone; see flawline.scoring.ratio.find_ratio.
         positive_patches: 'masked' keeps the patches that a defect covers; 'crops' is the authors' way: every
@@ -52,7 +55,8 @@ class ExDDConfig(PartConfig):
     pool_limit: int = Field(400_000, ge=1000)
     projection: int | None = Field(128, ge=1)
     neighbours: int = Field(2, ge=1)
-    image_score: Literal["map_peak", "negative_peak", "faithful"] = "map_peak"
+    image_score: Literal["map", "map_peak", "negative_peak", "faithful"] = "map"
+    top_share: float = Field(0.01, ge=0, le=1)
     positive_weight: float = Field(0.25, ge=0, le=1)
     positive_patches: Literal["masked", "crops", "last_crop"] = "masked"
     min_cover: float = Field(0.25, gt=0, le=1)

@@ -46,7 +46,7 @@ class ExDDPart(Part):
     name = "exdd"
     Config: ClassVar[type[PartConfig]] = ExDDConfig
     outputs = (EMBEDDING,)
-    gives: ClassVar[Mapping[Role, str]] = {"map": "RATIO_MAP", "score": "RATIO_SCORE"}
+    gives: Mapping[Role, str] = {"map": "RATIO_MAP"}
     stage = RATIO_STAGE
     crossable = True
     takes_marks = True
@@ -63,6 +63,8 @@ class ExDDPart(Part):
     ) -> None:
         self.config, self.maps = config, maps
         self.negative, self.positive = negative, positive
+        if config.image_score != ImageScore.MAP:
+            self.gives = {**type(self).gives, "score": "RATIO_SCORE"}
         self.module = Embedding(PatchFeatures(faithful_pooling=config.faithful_pooling))
         self.architecture = {}
         self.statements = statements
@@ -111,6 +113,7 @@ class ExDDPart(Part):
             gives=self.given,
             sigma=self.config.sigma,
             eight_bit_map=self.config.eight_bit_map,
+            top_share=self.config.top_share,
             weight=self.config.weight,
             options=self._ratio.model_dump(mode="json"),
         )

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ class StudentPart(Part):
     """
 
     outputs = (DISCREPANCY,)
-    gives: ClassVar[Mapping[Role, str]] = {"map": DISCREPANCY}
+    gives: Mapping[Role, str] = {"map": DISCREPANCY}
 
     config: StudentConfig
 
