@@ -158,7 +158,7 @@ def evaluate(
         false_alarm=recipe.false_alarm,
         method="k-fold" if job.facts.fit_again else "split",
     )
-    evaluation = Evaluation(rules.settings.false_alarm, job.facts.seed)
+    evaluation = Evaluation.of(rules, job.facts.seed)
     found = _found(answer.test_scores, answer.test_maps, test_places)
     for sample, each in zip(dataset.test, found, strict=True):
         evaluation.add(sample, judge(*each, rules.settings, rules.calibration.scores))

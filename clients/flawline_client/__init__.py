@@ -8,6 +8,7 @@ from flawline_client.inspection import (
     LineNotFound,
     PictureRejected,
     ServerUnavailable,
+    Verdict,
 )
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "LineNotFound",
     "PictureRejected",
     "ServerUnavailable",
+    "Verdict",
 ]

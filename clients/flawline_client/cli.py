@@ -13,12 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from flawline_client.client import InspectionClient
-from flawline_client.inspection import Inspection, InspectionError
+from flawline_client.inspection import Inspection, InspectionError, Verdict
 from flawline_client.overlay import save_overlay
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 PICTURE_FAILED = 1
 MISUSED_OR_UNREACHABLE = 2
+
+DECISIONS = {
+    Verdict.PASS: ("good", "green"),
+    Verdict.LOOK_AGAIN: ("look again", "bold yellow"),
+    Verdict.REJECT: ("DEFECT", "bold red"),
+}
+"""Word and style of each answer in the table."""
 
 _errors = Console(stderr=True)
 
@@ -39,7 +46,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per picture.")] = False,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one picture may take.")] = 10.0,
 ) -> None:
-    """Ask a served line which pictures show a defect, and where.
+    """Ask a served line which pictures to reject, look at again or pass, and where a defect is.
 
     Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
     """
@@ -52,7 +59,7 @@ def inspect_command(
         overlay_targets([below for _, below in pictures], overlay) if overlay else [None] * len(pictures)
     )
     table = _table()
-    defects = failed = 0
+    defects = again = failed = 0
     with (
         InspectionClient(url, timeout=timeout) as client,
         _progress(hidden=as_json and sys.stdout.isatty()) as progress,
@@ -65,6 +72,7 @@ def inspect_command(
                 failed += 1
             else:
                 defects += answer.is_defect
+                again += answer.verdict is Verdict.LOOK_AGAIN
                 if target is not None:
                     _draw(answer, path, target)
             if as_json:
@@ -73,7 +81,8 @@ def inspect_command(
             else:
                 table.add_row(*_row(answer))
     if not as_json:
-        table.caption = f"{len(pictures)} on {line}: {defects} defective, {failed} failed"
+        counts = f"{defects} defective, {again} to look at again, {failed} failed"
+        table.caption = f"{len(pictures)} on {line}: {counts}"
         Console().print(table)
     if failed:
         raise typer.Exit(PICTURE_FAILED)
@@ -153,7 +162,7 @@ def _table() -> Table:
 def _row(answer: Inspection | InspectionError) -> Sequence[Text]:
     if isinstance(answer, InspectionError):
         return Text(answer.message, "red"), Text("failed", "bold yellow")
-    decision = Text("DEFECT", "bold red") if answer.is_defect else Text("good", "green")
+    decision = Text(*DECISIONS[answer.verdict])
     figures = (
         f"{answer.score:.4g}",
         f"{answer.p_value:.2g}",

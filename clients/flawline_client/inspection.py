@@ -1,11 +1,20 @@
 """What the server says of one picture, and what can go wrong when it is asked."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+
+class Verdict(IntEnum):
+    """The three answers of a line, as its tensor VERDICT brings them."""
+
+    PASS = 0
+    LOOK_AGAIN = 1
+    REJECT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,10 +26,13 @@ class Inspection:
         source: name of the picture: its path, or `picture` and its number.
         score: image anomaly score on the detector's raw scale; higher is more anomalous.
         p_value: share of normal pictures expected to score at least this high, 0 to 1.
-        is_defect: whether `p_value` is below the line's false-alarm budget.
+        verdict: REJECT where `p_value` is within the line's false-alarm budget, LOOK_AGAIN where it is within the
+            second, larger one, else PASS.
+        is_defect: whether the verdict is REJECT.
         anomaly_map: FP32 [S, S] at model resolution, scaled so that 1.0 is the line's pixel threshold. The
             picture lies in the top left (see `inner_size`), the rest is padding.
-        mask: UINT8 [S, S], 1 where the pixel is called defective.
+        mask: UINT8 [S, S], 1 where the map reaches 1.0; around its strongest place where it does so nowhere and the
+            picture is not passed.
         boxes: FP32 [n, 6], one row per defect: x1, y1, x2, y2 in pixels of the upright picture, score, class.
         latency_ms: time from the call to its answer as the caller saw it, repeats included, in milliseconds.
 
@@ -30,6 +42,7 @@ class Inspection:
     source: str
     score: float
     p_value: float
+    verdict: Verdict
     is_defect: bool
     anomaly_map: NDArray[np.float32] = field(repr=False)
     mask: NDArray[np.uint8] = field(repr=False)
@@ -43,6 +56,7 @@ class Inspection:
             "source": self.source,
             "score": self.score,
             "p_value": self.p_value,
+            "verdict": self.verdict.name.lower(),
             "is_defect": self.is_defect,
             "boxes": [
                 {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "score": score, "class": int(label)}

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from flawline_client.inspection import Inspection
+from flawline_client.inspection import Inspection, Verdict
 from flawline_client.wire import Picture
 
 SMALLEST, LARGEST = 720, 2048
@@ -21,7 +21,13 @@ HEAT_COLOURS = ((255, 214, 64), (255, 140, 26), (226, 35, 26), (128, 0, 66))
 HEAT_OPACITY = 0.62
 
 BOX = (0, 92, 230)
-DEFECT, GOOD = (190, 24, 40), (22, 122, 62)
+DEFECT, AGAIN, GOOD = (190, 24, 40), (168, 90, 0), (22, 122, 62)
+CAPTIONS = {
+    Verdict.PASS: ("GOOD", GOOD),
+    Verdict.LOOK_AGAIN: ("LOOK AGAIN", AGAIN),
+    Verdict.REJECT: ("DEFECT", DEFECT),
+}
+"""Word and colour of each answer."""
 INK, FAINT_INK, PAPER = (24, 28, 34), (96, 104, 114), (255, 255, 255)
 
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -122,7 +128,7 @@ def _boxes(canvas: Image.Image, boxes: NDArray[np.float32], scale: float, unit: 
 def _with_caption(canvas: Image.Image, inspection: Inspection, unit: float) -> Image.Image:
     """Add decision, score and p-value below; line and file name where they fit. Widens a narrow picture."""
     bold, plain = ImageFont.load_default(13 * unit), ImageFont.load_default(10 * unit)
-    verdict, colour = ("DEFECT", DEFECT) if inspection.is_defect else ("GOOD", GOOD)
+    verdict, colour = CAPTIONS[inspection.verdict]
     figures = f"score {inspection.score:.4g}     p-value {inspection.p_value:.2g}"
     name = f"{inspection.line}  {Path(inspection.source).name}"
     gap = 8 * unit

@@ -17,6 +17,7 @@ from flawline_client.inspection import (
     LineNotFound,
     PictureRejected,
     ServerUnavailable,
+    Verdict,
 )
 
 Picture = bytes | str | Path | NDArray[np.uint8]
@@ -81,13 +82,17 @@ def read_inspection(result: InferResult, line: str, source: str, started: float)
     if missing:
         msg = f"{source}: the answer of '{line}' lacks {', '.join(missing)}; publish the line again"
         raise InspectionError(msg, "INTERNAL", source)
-    boxes = tensors["BOXES"][0]
+    boxes, is_defect = tensors["BOXES"][0], bool(tensors["IS_DEFECT"].item())
+    verdict = result.as_numpy("VERDICT")
+    if verdict is None:  # a line that was published before there were three answers
+        verdict = np.array(Verdict.REJECT if is_defect else Verdict.PASS)
     return Inspection(
         line=line,
         source=source,
         score=float(tensors["SCORE"].item()),
         p_value=float(tensors["P_VALUE"].item()),
-        is_defect=bool(tensors["IS_DEFECT"].item()),
+        verdict=Verdict(verdict.item()),
+        is_defect=is_defect,
         anomaly_map=tensors["ANOMALY_MAP"][0],
         mask=tensors["MASK"][0],
         boxes=boxes[boxes[:, 2] >= 0],  # unused rows are -1

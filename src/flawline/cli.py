@@ -42,6 +42,14 @@ FalseAlarm = Annotated[
         help="Share of good pictures that may be called defective.  [default: 0.01]", show_default=False
     ),
 ]
+LookAgain = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of good pictures that may be called defective or be looked at again; equal to --false-alarm "
+        "looks at none again.  [default: 0.05, or --false-alarm if that is larger]",
+        show_default=False,
+    ),
+]
 Positive = Annotated[
     str | None,
     typer.Option(
@@ -73,6 +81,16 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(help="Folder that keeps the state of training; the same command goes on from it."),
 ]
+HoldOut = Annotated[
+    str | None,
+    typer.Option(
+        help="Good pictures taken another day, a folder or LAYOUT:PATH, on which the promise is tested."
+    ),
+]
+ScoresFile = Annotated[
+    Path | None,
+    typer.Option("--scores", help="Write score, p-value and verdict of every picture to this CSV file."),
+]
 DEFAULT_REPOSITORY = Path("model_repository")
 
 
@@ -94,21 +112,36 @@ def build(
     device: Device = "auto",
     budget: Budget = None,
     checkpoint: Checkpoint = None,
+    look_again: LookAgain = None,
     fused: Annotated[
         bool, typer.Option(help="Also publish <line>_fused, the whole line as one model.")
     ] = True,
     report: Annotated[Path | None, typer.Option(help="Write an HTML report of the test split here.")] = None,
+    holdout: HoldOut = None,
+    scores: ScoresFile = None,
 ) -> None:
     """Train, calibrate, compile, check parity, and publish a new version of a line."""
-    from flawline.data import load_dataset
+    from flawline.data import load_dataset, load_holdout
     from flawline.jobs.build import build as build_line
+    from flawline.jobs.evaluate import groups_of, statements
     from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
+    from flawline.report.scores import check_scores_file, write_scores
 
-    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    settings = read_recipe(
+        recipe,
+        false_alarm=false_alarm,
+        look_again=look_again,
+        positive=positive,
+        size=size,
+        teacher=teacher,
+    )
+    if scores is not None:
+        check_scores_file(scores, report)
+    dataset = load_dataset(data, seed=seed)
     built = build_line(
         detector,
-        load_dataset(data, seed=seed),
+        dataset,
         line,
         repository=repository,
         recipe=settings,
@@ -118,8 +151,16 @@ def build(
         budget=read_duration(budget),
         checkpoint=checkpoint,
         fused=fused,
+        holdout=() if holdout is None else load_holdout(holdout),
     )
     _show_released(built.manifest, repository)
+    for sentence in statements(built.evaluation if dataset.test else None, built.holdout):
+        say(sentence)
+    if scores is not None:
+        write_scores(
+            scores, groups_of(built.evaluation, built.holdout, name="test" if dataset.test else "train")
+        )
+        say(f"Scores: {scores}")
     if report is not None:
         write_build_report(report, built)
         say(f"Report: {report}")
@@ -190,14 +231,22 @@ def calibrate(
             show_default=False,
         ),
     ] = None,
+    look_again: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of good pictures that may be called defective or be looked at again; equal to the other "
+            "looks at none again.  [default: as before]",
+            show_default=False,
+        ),
+    ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
 ) -> None:
-    """Calibrate a published line on new good pictures or for another budget, as a new version."""
+    """Calibrate a published line on new good pictures or for other budgets, as a new version."""
     from flawline.data import load_dataset
     from flawline.jobs.derive import calibrate_line
 
     pictures = None if data is None else load_dataset(data)
-    built = calibrate_line(repository, line, dataset=pictures, false_alarm=false_alarm)
+    built = calibrate_line(repository, line, dataset=pictures, false_alarm=false_alarm, look_again=look_again)
     _show_released(built.manifest, repository)
 
 
@@ -214,16 +263,32 @@ def evaluate(
     device: Device = "auto",
     budget: Budget = None,
     checkpoint: Checkpoint = None,
+    look_again: LookAgain = None,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Merge rows in the form of accuracy.json into this file.")
     ] = None,
     report_file: Annotated[Path | None, typer.Option("--report", help="Write an HTML report here.")] = None,
+    holdout: HoldOut = None,
+    scores: ScoresFile = None,
 ) -> None:
-    """Fit and score on a split: AUROC, AP, AUPRO, recall and false alarms at the budget, spread over seeds."""
-    from flawline.jobs.evaluate import measure, report, summary
-    from flawline.recipe import read_recipe
+    """Fit and score on a split: defects found and false alarms first, then AUROC, AP, AUPRO, spread over seeds.
 
-    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    recall_at_budget and false_alarm_rate are what the calibrated line really does. found_at_1, found_at_2 and
+    found_at_5 are read off the ROC curve of the test split at 1, 2 and 5 % of false alarms.
+    """
+    from flawline.data import load_holdout
+    from flawline.jobs.evaluate import measure, report, statements, summary
+    from flawline.recipe import read_recipe
+    from flawline.report.scores import check_scores_file
+
+    settings = read_recipe(
+        recipe,
+        false_alarm=false_alarm,
+        look_again=look_again,
+        positive=positive,
+        size=size,
+        teacher=teacher,
+    )
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
@@ -231,6 +296,8 @@ def evaluate(
     if not numbers or min(numbers) < 0:
         msg = f"--seeds '{seeds}': give whole numbers separated by commas, none below 0, for example 0,1,2"
         raise typer.BadParameter(msg)
+    if scores is not None:
+        check_scores_file(scores, report_file)
     runs = measure(
         detector,
         data,
@@ -241,11 +308,18 @@ def evaluate(
         checkpoint=checkpoint,
         command=["flawline", *sys.argv[1:]],
         json_file=json_file,
+        holdout=() if holdout is None else load_holdout(holdout),
+        scores_file=scores,
     )
     table = Table("figure", f"mean of {len(runs)}" if len(runs) > 1 else "value")
     for name, text in summary(runs).items():
         table.add_row(name, text)
     Console().print(table)
+    for run in runs:
+        for sentence in statements(run.evaluation, run.holdout):
+            say(f"Seed {run.evaluation.seed}: {sentence}")
+    if scores is not None:
+        say(f"Scores: {scores}")
     if report_file is not None:
         facts = {"Adaptation": settings.adapt.statement}
         report(report_file, runs, title=f"{detector} on {runs[0].row['data']}", facts=facts)
@@ -357,16 +431,31 @@ def lines(
         for status in statuses:
             sys.stdout.write(json.dumps(_line_facts(status)) + "\n")
         return
-    table = Table("line", "live", "versions", "detector", "target", "image AUROC", "built", "state")
+    table = Table(
+        "line",
+        "live",
+        "versions",
+        "detector",
+        "target",
+        "found",
+        "false alarms",
+        "image AUROC",
+        "built",
+        "state",
+    )
     for status in statuses:
         facts = _line_facts(status)
-        auroc = facts["image_auroc"]
+        found, alarms, auroc = (
+            facts[name] for name in ("recall_at_budget", "false_alarm_rate", "image_auroc")
+        )
         table.add_row(
             status.line,
             str(status.live or "-"),
             " ".join(map(str, status.versions)),
             facts["detector"] or "-",
             facts["target"] or "-",
+            "-" if found is None else f"{found:.1%}",
+            "-" if alarms is None else f"{alarms:.1%}",
             "-" if auroc is None else f"{auroc:.3f}",
             facts["created"] or "-",
             status.problem or "ok",
@@ -376,13 +465,14 @@ def lines(
 
 def _line_facts(status: Any) -> dict[str, Any]:  # noqa: ANN401 - LineStatus, imported only where needed
     manifest = status.manifest
+    figures = {} if manifest is None else manifest.metrics or {}
     return {
         "line": status.line,
         "live": status.live,
         "versions": status.versions,
         "detector": manifest and manifest.detector,
         "target": manifest and manifest.target,
-        "image_auroc": manifest and manifest.metrics and manifest.metrics["image_auroc"],
+        **{name: figures.get(name) for name in ("recall_at_budget", "false_alarm_rate", "image_auroc")},
         "origin": manifest and manifest.origin and manifest.origin.change,
         "created": manifest and manifest.created,
         "problem": status.problem,

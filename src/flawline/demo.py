@@ -43,18 +43,23 @@ def demo(out: Path, data: str = "surfaces") -> dict[str, object]:
     write_build_report(out / "report.html", built)
     result = built.evaluation.result()
     latencies = [answer.latency_ms for answer in answers]
-    eager = [row.called for row in built.evaluation.rows]
+    eager = [int(row.decision) for row in built.evaluation.rows]
     manifest = built.manifest
     summary: dict[str, object] = {
         "server_version": metadata.version,
         "images": len(answers),
+        "recall_at_budget": result.recall_at_budget,
+        "located_at_budget": result.located_at_budget,
+        "false_alarm_rate": result.false_alarm_rate,
+        "false_alarm_budget": manifest.calibration.false_alarm,
+        "found_at_1": result.found_at_1,
+        "found_at_2": result.found_at_2,
+        "found_at_5": result.found_at_5,
         "image_auroc": result.image_auroc,
         "pixel_auroc": result.pixel_auroc,
         "aupro": result.aupro,
-        "recall_at_budget": result.recall_at_budget,
-        "false_alarm_rate": result.false_alarm_rate,
-        "false_alarm_budget": manifest.calibration.false_alarm,
-        "decisions_flipped": sum(a.is_defect != called for a, called in zip(answers, eager, strict=True)),
+        "statements": result.statements,
+        "decisions_flipped": sum(int(a.verdict) != said for a, said in zip(answers, eager, strict=True)),
         "parity": [fact.model_dump() for fact in manifest.parity],
         "latency_ms": {f"p{q}": round(float(np.percentile(latencies, q)), 1) for q in (50, 99)},
         "line_version": manifest.version,

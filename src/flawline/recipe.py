@@ -1,7 +1,7 @@
 """A recipe: every setting of a build, typed, with defaults that work; read from YAML."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import (
@@ -32,6 +32,8 @@ SHORT = {
     "student_layers": (("sacd", "layers"), ("ddpm_ast", "layers")),
 }
 """Settings of detectors that may also stand at the top of a recipe, and the sections that they are read into."""
+LOOK_AGAIN = 0.05
+"""Share of good pictures that may be called defective or be looked at again, where a recipe does not say."""
 METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
 """Sections of older recipes that hold the settings of a method of synthesis."""
 
@@ -50,6 +52,9 @@ class Recipe(BaseModel):
         size: side of the model square in pixels, one of flawline.scoring.picture.SIZES.
         min_area: fewest pixels of the model square of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
+        look_again: share of good pictures that may be called defective or be looked at again, not below
+            `false_alarm`; null takes LOOK_AGAIN, or `false_alarm` where that is larger. Where both are equal, no
+            picture is looked at again.
         folds: number of folds of cross-conformal calibration, used when normals are few.
         synthesis: method that makes synthetic defects, for every detector that names none of its own: a name,
             several joined by `+`, or a mapping with `method` and its settings.
@@ -69,6 +74,7 @@ class Recipe(BaseModel):
     size: int = 256
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
+    look_again: float | None = Field(None, gt=0, lt=1)
     folds: int = Field(5, ge=2)
     synthesis: Synthesis = MixedConfig()
     fusion: Fusion = Fusion.PRODUCT
@@ -78,6 +84,16 @@ class Recipe(BaseModel):
     def part(self, name: str) -> PartConfig:
         """Settings of a detector, its defaults where the recipe has no section for it."""
         return self.parts[name] if name in self.parts else PARTS.get(name).Config()
+
+    @property
+    def second_budget(self) -> float:
+        """Share of good pictures that may be called defective or be looked at again, not below `false_alarm`."""
+        return max(LOOK_AGAIN, self.false_alarm) if self.look_again is None else self.look_again
+
+    @model_validator(mode="after")
+    def _budgets_in_order(self) -> Self:
+        check_budgets(self.false_alarm, self.look_again)
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -118,6 +134,13 @@ class Recipe(BaseModel):
             msg = f"must be one of {', '.join(map(str, SIZES))}"
             raise ValueError(msg)
         return size
+
+
+def check_budgets(false_alarm: float, look_again: float | None) -> None:
+    """Raise ValueError where the second budget is the smaller one; None is never out of order."""
+    if look_again is not None and look_again < false_alarm:
+        msg = f"the budgets are out of order: look_again {look_again:g} is below false_alarm {false_alarm:g}"
+        raise ValueError(msg)
 
 
 def _of_methods(content: dict[str, Any]) -> dict[str, Any]:

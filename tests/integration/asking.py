@@ -17,6 +17,7 @@ from flawline.serving.tritonserver import TritonServer
 OUTPUTS = {
     "SCORE": (np.float32, (1,)),
     "P_VALUE": (np.float32, (1,)),
+    "VERDICT": (np.int32, (1,)),
     "IS_DEFECT": (np.bool_, (1,)),
     "ANOMALY_MAP": (np.float32, (SIZE, SIZE)),
     "MASK": (np.uint8, (SIZE, SIZE)),
@@ -53,6 +54,7 @@ def assert_same(result: InferResult, row: int, expected: Verdict) -> None:
     answers = {name: result.as_numpy(name)[row] for name in OUTPUTS}  # type: ignore[index]
     np.testing.assert_allclose(answers["SCORE"], [expected.score], rtol=1e-4)
     np.testing.assert_array_equal(answers["P_VALUE"], np.float32([expected.p_value]))
+    assert answers["VERDICT"].item() == expected.decision
     assert answers["IS_DEFECT"].item() is expected.is_defect
     np.testing.assert_allclose(answers["ANOMALY_MAP"], expected.anomaly_map, rtol=1e-3, atol=1e-5)
     assert (answers["MASK"] != expected.mask).sum() <= 2, "but for a pixel on the threshold"

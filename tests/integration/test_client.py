@@ -45,6 +45,7 @@ input [ {{ {input} }} ]
 output [
   {{ name: "SCORE" data_type: TYPE_FP32 dims: [ 1 ] }},
   {{ name: "P_VALUE" data_type: TYPE_FP32 dims: [ 1 ] }},
+  {{ name: "VERDICT" data_type: TYPE_INT32 dims: [ 1 ] }},
   {{ name: "IS_DEFECT" data_type: TYPE_BOOL dims: [ 1 ] }},
   {{ name: "ANOMALY_MAP" data_type: TYPE_FP32 dims: [ 64, 64 ] }},
   {{ name: "MASK" data_type: TYPE_UINT8 dims: [ 64, 64 ] }},
@@ -312,7 +313,19 @@ def test_the_command_prints_a_table(url, pictures):
     assert done.exit_code == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if ".png" in line]
     assert [("DEFECT" in row, "good " in row) for row in rows] == [(True, False), (False, True)]
-    assert "2 on toy: 1 defective, 0 failed" in done.stdout
+    assert "2 on toy: 1 defective, 0 to look at again, 0 failed" in done.stdout
+
+
+def test_a_picture_to_look_at_again_is_told_from_the_others(url, pictures):
+    Image.new("RGB", (60, 40), (230, 150, 40)).save(pictures / "odd.png")
+    done = ask("--line", "toy", "--url", url, pictures)
+    assert done.exit_code == 0, done.stderr
+    (row,) = [line for line in done.stdout.splitlines() if "odd.png" in line]
+    assert "look again" in row
+    assert "3 on toy: 1 defective, 1 to look at again, 0 failed" in done.stdout
+    done = ask("--line", "toy", "--url", url, "--json", pictures)
+    answers = {Path(each["source"]).name: each for each in map(json.loads, done.stdout.splitlines())}
+    assert (answers["odd.png"]["verdict"], answers["odd.png"]["is_defect"]) == ("look_again", False)
 
 
 def test_the_command_prints_json_and_draws(url, pictures, tmp_path):
@@ -324,7 +337,7 @@ def test_the_command_prints_json_and_draws(url, pictures, tmp_path):
     assert done.exit_code == 1, done.stderr
     first, broken, last = map(json.loads, done.stdout.splitlines())
     assert first["source"].endswith("bad/1.png")
-    assert first["is_defect"] is True
+    assert (first["verdict"], first["is_defect"]) == ("reject", True)
     assert first["boxes"][0]["x2"] == 150
     assert broken["error"]["code"] == "INVALID_ARGUMENT"
     assert "broken.jpg" in broken["error"]["message"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asking import image, server_of
+from asking import assert_same, image, server_of
 from small_build import Published
 from tritonclient.grpc import InferenceServerClient
 
@@ -15,6 +15,7 @@ from flawline.detectors.fitted import FittedLine
 from flawline.errors import ArtefactError, DataError, RecipeError
 from flawline.jobs.derive import calibrate_line, compile_line, teach_line
 from flawline.repository.publish import list_lines, live_artefact, live_version, rollback
+from flawline.scoring.verdict import Decision
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -71,6 +72,28 @@ def test_a_line_gets_another_budget(repository: Path, learnt: Published) -> None
     assert [a.p_value for a, _ in pairs] == [b.p_value for _, b in pairs]
     assert [b.is_defect for _, b in pairs] == [b.p_value <= 0.5 for _, b in pairs]
     assert new.settings.pixel_threshold < old.settings.pixel_threshold
+
+
+def test_a_line_gets_another_second_budget(repository: Path, learnt: Published) -> None:
+    """Of the pictures between the two budgets some are looked at again, through every door; boxes show where."""
+    released = calibrate_line(repository, "woven", false_alarm=0.1, look_again=0.9)
+    facts = released.manifest.calibration
+    assert (facts.false_alarm, facts.look_again) == (0.1, 0.9)
+    assert "at most 90.00%" in facts.promise or "about 90.00%" in facts.promise
+    assert all(fact.decisions_flipped == 0 for fact in released.manifest.parity)
+    line, _ = FittedLine.load(released.folder)
+    samples = learnt.data["woven"].test
+    verdicts = line.inspect([sample.read_image() for sample in samples])
+    assert {verdict.decision for verdict in verdicts} == set(Decision)
+    with server_of(repository) as server, InferenceServerClient(server.grpc_url) as client:
+        for sample, verdict in zip(samples, verdicts, strict=True):
+            result = client.infer("woven_fused", [image(sample.image.read_bytes())])
+            assert_same(result, 0, verdict)
+            shown = (result.as_numpy("BOXES")[0, :, 4] >= 0).any()  # type: ignore[index]
+            assert shown or verdict.decision is Decision.PASS
+            assert bool(result.as_numpy("MASK").any()) == bool(verdict.mask.any())  # type: ignore[union-attr]
+    kept = calibrate_line(repository, "woven", false_alarm=0.95).manifest.calibration
+    assert (kept.false_alarm, kept.look_again) == (0.95, 0.95), "the band is given up, and said so"
 
 
 def test_a_line_is_calibrated_on_new_normals(repository: Path, learnt: Published, tmp_path: Path) -> None:
@@ -132,6 +155,11 @@ def test_what_cannot_be_done_is_said_before_anything_changes(repository: Path) -
         (lambda: compile_line(repository, "pair", "abacus"), RecipeError, "unknown target 'abacus'"),
         (lambda: calibrate_line(repository, "pair"), RecipeError, "nothing to calibrate"),
         (lambda: calibrate_line(repository, "pair", false_alarm=1.5), RecipeError, "--false-alarm 1.5"),
+        (
+            lambda: calibrate_line(repository, "pair", look_again=0.05),
+            RecipeError,
+            "out of order: --look-again 0.05 is below the false-alarm budget of 0.1; give a larger one",
+        ),
         (lambda: teach_line(repository, "pair", []), RecipeError, "nothing to teach"),
     ):
         with pytest.raises(error, match=said):

@@ -16,8 +16,10 @@ from flawline.detectors.fitted import FittedLine
 from flawline.errors import ArtefactError
 from flawline.jobs.derive import calibrate_line
 from flawline.repository import names, publish
+from flawline.repository.model_config import ModelConfig
 from flawline.repository.publish import list_lines
 from flawline.scoring.picture import decode
+from flawline_client import InspectionClient, Verdict
 
 FROZEN = Path(__file__).parents[1] / "frozen"
 FORMATS = sorted(FROZEN.glob("format_*"))
@@ -46,7 +48,7 @@ def test_it_is_loaded_and_answers_as_when_it_was_built(home: Path) -> None:
             (verdict,) = answering.inspect([decode(content)])
             assert verdict.score == pytest.approx(expected["score"], rel=1e-4)
             assert verdict.p_value == pytest.approx(expected["p_value"])
-            assert verdict.is_defect is expected["is_defect"]
+            assert verdict.decision == (2 if expected["is_defect"] else 0)
             assert verdict.anomaly_map.max() == pytest.approx(expected["peak"], rel=1e-3)
             boxes = verdict.boxes[verdict.boxes[:, 4] >= 0]
             np.testing.assert_allclose(boxes, np.array(expected["boxes"]).reshape(-1, 6), rtol=1e-2, atol=1)
@@ -69,11 +71,51 @@ def test_it_is_served_and_gets_another_budget(home: Path, tmp_path: Path) -> Non
                 expected = answers_of(home)[name]
                 assert result.as_numpy("SCORE").item() == pytest.approx(expected["score"], rel=1e-4)
                 assert result.as_numpy("IS_DEFECT").item() is expected["is_defect"]
+                assert result.as_numpy("VERDICT").item() == (2 if expected["is_defect"] else 0)
     released = calibrate_line(repository, "frozen", false_alarm=0.3)
     assert (released.manifest.version, released.manifest.calibration.false_alarm) == (2, 0.3)
     assert released.manifest.origin is not None
     assert released.manifest.origin.version == 1
     assert all(fact.decisions_flipped == 0 for fact in released.manifest.parity)
+    again = calibrate_line(repository, "frozen", look_again=0.75).manifest.calibration
+    assert (again.false_alarm, again.asked_look_again, again.look_again) == (0.3, 0.75, 0.75)
+    with server_of(repository) as server, InferenceServerClient(server.grpc_url) as client:
+        result = client.infer("frozen", [image(pictures_of(home)["001.png"])])
+        assert result.as_numpy("P_VALUE").item() == pytest.approx(0.7)
+        assert (result.as_numpy("VERDICT").item(), result.as_numpy("IS_DEFECT").item()) == (1, False)
+
+
+@pytest.mark.server
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("home", FORMATS, ids=lambda home: home.name)
+def test_models_that_were_published_with_two_answers_are_served_and_understood(
+    home: Path, tmp_path: Path
+) -> None:
+    """Their configurations know no VERDICT; the shared stages of today bring it."""
+    repository = tmp_path / "repository"
+    folder = repository / names.discrepancy("frozen") / "1"
+    shutil.copytree(home / "artefact", folder)
+    publish.place_shared_stages(repository)
+    publish.write_models(repository, read(folder), folder)
+    for model in ("frozen", "frozen_pixels", "frozen_fused"):
+        path = repository / model / publish.CONFIG
+        config = ModelConfig.from_pbtxt(path.read_text())
+        outputs = tuple(tensor for tensor in config.outputs if tensor.name != "VERDICT")
+        steps = tuple(
+            step.model_copy(update={"outputs": {k: v for k, v in step.outputs.items() if k != "VERDICT"}})
+            for step in config.ensemble_steps
+        )
+        older = config.model_copy(update={"outputs": outputs, "ensemble_steps": steps})
+        path.write_text(older.to_pbtxt())
+    with server_of(repository) as server, InspectionClient(server.grpc_url) as client:
+        for name, content in pictures_of(home).items():
+            for model in ("frozen", "frozen_fused"):
+                answer = client.inspect(model, content)
+                expected = answers_of(home)[name]["is_defect"]
+                assert (answer.is_defect, answer.verdict) == (
+                    expected,
+                    Verdict.REJECT if expected else Verdict.PASS,
+                )
 
 
 def test_a_newer_one_asks_for_a_newer_flawline(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from flawline.artefact.manifest import FILE
 from flawline.artefact.served import NEGATIVE, ServedLine
+from flawline.jobs.release import write_build_report
 from flawline.repository.names import SHARED, discrepancy
 from flawline.repository.publish import list_lines, live_version
 from flawline.scoring.knn import BankIndex
@@ -96,6 +97,16 @@ def test_the_manifest_tells_what_the_line_is(published: Published) -> None:
         ("metal", 1, None),
         ("woven", 1, None),
     ]
+
+
+def test_good_pictures_of_another_process_break_the_promise(published: Published, tmp_path: Path) -> None:
+    built = published.built["woven"]
+    assert built.holdout is not None
+    test = built.holdout.result().promise
+    assert test is not None
+    assert (test.normals, test.word, test.carries_over) == (8, "does not hold", False)
+    write_build_report(tmp_path / "report.html", built)
+    assert "The promise: does not hold." in (tmp_path / "report.html").read_text()
 
 
 def test_nothing_is_left_of_the_build(published: Published) -> None:

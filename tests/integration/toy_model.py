@@ -1,4 +1,4 @@
-"""A Triton Python model that keeps a line's contract without any learning: bright red is a defect.
+"""A Triton Python model that keeps a line's contract without any learning: red is a defect, orange is looked at.
 
 The client tests publish it as `toy` and `toy_pixels`; Triton imports it, the tests never do.
 """
@@ -55,6 +55,8 @@ def judge(pixels):
         boxes[0, 0] = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1, 2.0, 0
     yield "SCORE", np.array([[red.mean()]], dtype=np.float32)
     yield "P_VALUE", np.array([[0.01 if red.any() else 0.5]], dtype=np.float32)
+    orange = (pixels[..., 0] > 200) & (abs(pixels[..., 1].astype(int) - 150) < 20)
+    yield "VERDICT", np.array([[2 if red.any() else int(orange.any())]], dtype=np.int32)
     yield "IS_DEFECT", np.array([[red.any()]])
     yield "ANOMALY_MAP", anomaly_map
     yield "MASK", (anomaly_map >= 1).astype(np.uint8)

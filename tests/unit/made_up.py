@@ -7,7 +7,7 @@ from PIL import Image
 
 from flawline.data.sample import GOOD, Sample
 from flawline.scoring.picture import Geometry
-from flawline.scoring.verdict import Verdict
+from flawline.scoring.verdict import Decision, Verdict
 
 WIDTH, HEIGHT, SIZE = 96, 48, 32
 """Pictures are twice as wide as high, so their map fills the upper half of its square."""
@@ -30,7 +30,9 @@ def sample(
     return Sample(image, defect_class, label, group or str(image), "test")
 
 
-def verdict(score: float, called: bool, spot: float = 0.0, p_value: float = 0.5) -> Verdict:
+def verdict(
+    score: float, called: bool, spot: float = 0.0, p_value: float = 0.5, *, again: bool = False
+) -> Verdict:
     """Say a map of 0.1 with `spot` on exactly the labelled spot, and 9.0 on the padding, which must not count."""
     anomaly_map = np.full((SIZE, SIZE), 0.1, np.float32)
     anomaly_map[SIZE // 2 :] = 9.0
@@ -40,4 +42,5 @@ def verdict(score: float, called: bool, spot: float = 0.0, p_value: float = 0.5)
     if spot >= 1:
         boxes[0] = [60, 12, 84, 36, spot, 0]
     geometry = Geometry(WIDTH, HEIGHT, SIZE, SIZE // 2, SIZE)
-    return Verdict(score, p_value, called, anomaly_map, mask, boxes, geometry)
+    decision = Decision.REJECT if called else Decision.LOOK_AGAIN if again else Decision.PASS
+    return Verdict(score, p_value, decision, anomaly_map, mask, boxes, geometry)

@@ -21,6 +21,7 @@ from flawline.targets.target import Native
 VERDICT = {
     "SCORE": ("TYPE_FP32", (1,)),
     "P_VALUE": ("TYPE_FP32", (1,)),
+    "VERDICT": ("TYPE_INT32", (1,)),
     "IS_DEFECT": ("TYPE_BOOL", (1,)),
     "ANOMALY_MAP": ("TYPE_FP32", (256, 256)),
     "MASK": ("TYPE_UINT8", (256, 256)),

@@ -184,3 +184,52 @@ def test_the_promise_holds_on_fresh_pictures_k_fold(teacher: str, line: Dataset)
     assert spread.isf(CHANCE) == 100
     for number in alarms(fitted, small):
         assert number <= spread.isf(CHANCE)
+
+
+# ---- The second budget ------------------------------------------------------------------------------------------
+
+
+def test_the_second_budget_is_promised_beside_the_first() -> None:
+    calibration = calibrate(
+        *np.random.default_rng(0).random((2, 99)), false_alarm=0.01, method="split", look_again=0.05
+    )
+    assert (calibration.asked_look_again, calibration.look_again) == (0.05, 0.05)
+    assert calibration.has_band
+    assert calibration.promise == (
+        "of good pictures like these, at most 1.00% are called defective on average, and at most 5.00% are called "
+        "defective or looked at again; from 99 normals that it did not learn from (split conformal prediction)"
+    )
+    other = calibration.at(0.02, 0.2)
+    assert (other.false_alarm, other.look_again) == (0.02, 0.2)
+    assert other.at(0.02).look_again is None
+
+
+def test_a_second_budget_that_the_normals_cannot_support_is_lifted_as_the_first() -> None:
+    def of(count: int) -> Calibration:
+        values = np.random.default_rng(0).random((2, count))
+        return calibrate(*values, false_alarm=0.01, method="split", look_again=0.05)
+
+    few = of(9)
+    assert (few.false_alarm, few.look_again, few.asked_look_again) == (0.1, 0.1, 0.05)
+    assert not few.has_band
+    assert few.promise.endswith("No picture is looked at again: a second budget of 5.00% takes more normals")
+    assert (of(24).false_alarm, of(24).look_again) == (0.04, 0.05)
+    equal = calibrate(np.ones(30), np.ones(30), false_alarm=0.1, method="split", look_again=0.1)
+    assert "again" not in equal.promise, "nobody asked for it"
+
+
+def test_good_pictures_are_looked_at_again_as_often_as_is_promised() -> None:
+    """Over many lines: calibration and fresh normals of one process."""
+    rng = np.random.default_rng(0)
+    called = looked = total = 0
+    for _ in range(400):
+        scores = rng.gamma(2.0, size=(2, 60)).astype(np.float32)
+        kept = calibrate(*scores, false_alarm=0.05, method="split", look_again=0.2)
+        fresh = [p_value(float(score), kept.scores) for score in rng.gamma(2.0, size=25)]
+        called += sum(p <= kept.false_alarm for p in fresh)
+        looked += sum(p <= (kept.look_again or 0) for p in fresh)
+        total += len(fresh)
+    assert called / total == pytest.approx(
+        3 / 61, abs=0.01
+    )  # the largest multiple of 1/61 within each budget
+    assert looked / total == pytest.approx(12 / 61, abs=0.015)

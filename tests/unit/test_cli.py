@@ -29,7 +29,9 @@ def repository(tmp_path: Path) -> Path:
             artefact,
             line,
             version,
-            metrics=None if line == "nut" else {"image_auroc": 0.875},
+            metrics=None
+            if line == "nut"
+            else {"image_auroc": 0.875, "recall_at_budget": 0.25, "false_alarm_rate": 0.0},
             origin=Origin(version=1, change="calibrated for another budget") if version == 2 else None,
         )
         folder.mkdir(exist_ok=True)
@@ -80,6 +82,8 @@ def test_lines_for_machines(repository: Path) -> None:
         "line": "bottle",
         "live": 2,
         "versions": [1, 2],
+        "recall_at_budget": 0.25,
+        "false_alarm_rate": 0.0,
         "image_auroc": 0.875,
         "origin": "calibrated for another budget",
         "problem": None,
@@ -92,7 +96,7 @@ def test_lines_for_people(repository: Path) -> None:
     assert done.exit_code == 0
     (bottle,) = (line for line in done.stdout.splitlines() if "bottle" in line)
     assert [cell.strip() for cell in bottle.split("│")[1:-1]] == [
-        "bottle", "2", "1 2", "exdd", "openvino", "0.875", "2026-01-02T03:04:05+00:00", "ok",
+        "bottle", "2", "1 2", "exdd", "openvino", "25.0%", "0.0%", "0.875", "2026-01-02T03:04:05+00:00", "ok",
     ]  # fmt: skip
     assert "damaged" in done.stdout
 
@@ -136,6 +140,31 @@ BUILD = ("build", "exdd", "--line", "bottle")
             "other.yaml: 'boxer' is neither a setting",
         ),
         (("evaluate", "exdd", "--data", "folder:."), "no pictures"),
+        (
+            ("evaluate", "exdd", "--data", "surfaces", "--holdout", "."),
+            r"\. holds no good picture; --holdout tests the promise on good pictures taken another day",
+        ),
+        ((*BUILD, "--data", "surfaces", "--holdout", "gone"), "gone is not a folder; --holdout takes"),
+        (
+            ("evaluate", "exdd", "--data", "surfaces", "--scores", "typo.yaml"),
+            "typo.yaml is there and holds no scores of Flawline; give --scores the name of another file",
+        ),
+        (
+            (*BUILD, "--data", "surfaces", "--scores", "picture.yaml"),
+            "picture.yaml is there and holds no scores",
+        ),
+        (
+            ("evaluate", "exdd", "--data", "surfaces", "--scores", "a", "--report", "a"),
+            "a: two results would be written to this one file",
+        ),
+        (
+            (*BUILD, "--data", "surfaces", "--false-alarm", 0.05, "--look-again", 0.02),
+            "recipe: the budgets are out of order: look_again 0.02 is below false_alarm 0.05",
+        ),
+        (
+            ("calibrate", "--line", "bottle", "--look-again", 0),
+            "--look-again 0.0: give a share above 0 and below 1",
+        ),
         (
             ("compile", "--line", "bottle", "--target", "openvino", "--repository", "."),
             "no live line 'bottle'",

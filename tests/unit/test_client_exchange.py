@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from flawline_client import InspectionError, LineNotFound, PictureRejected, ServerUnavailable
+from flawline_client import InspectionError, LineNotFound, PictureRejected, ServerUnavailable, Verdict
 from flawline_client.exchange import Call, Exchange, Pause, Read, is_local
 from flawline_client.regions import SHM_FOLDER
 from flawline_client.wire import line_names
@@ -17,6 +17,7 @@ from flawline_client.wire import line_names
 TENSORS = {
     "SCORE": np.array([[3.5]], dtype=np.float32),
     "P_VALUE": np.array([[0.02]], dtype=np.float32),
+    "VERDICT": np.array([[2]], dtype=np.int32),
     "IS_DEFECT": np.array([[True]]),
     "ANOMALY_MAP": np.ones((1, 16, 16), dtype=np.float32),
     "MASK": np.ones((1, 16, 16), dtype=np.uint8),
@@ -70,9 +71,18 @@ def test_an_answer_is_read_by_the_contract():
     assert (inspection.line, inspection.source) == ("bolts", "a.png")
     assert inspection.score == pytest.approx(3.5)
     assert inspection.p_value == pytest.approx(0.02)
-    assert inspection.is_defect is True
+    assert (inspection.verdict, inspection.is_defect) == (Verdict.REJECT, True)
     assert inspection.anomaly_map.shape == inspection.mask.shape == (16, 16)
     assert inspection.boxes.tolist() == [pytest.approx([0, 0, 9, 9, 1.2, 0])]
+
+
+@pytest.mark.parametrize(
+    ("is_defect", "verdict"), [(True, Verdict.REJECT), (False, Verdict.PASS)], ids=["defect", "good"]
+)
+def test_a_line_that_was_published_with_two_answers_is_still_understood(is_defect, verdict):
+    older = {**TENSORS, "IS_DEFECT": np.array([[is_defect]]), "VERDICT": None}
+    inspection, _ = run(exchange().inspect("bolts", b"file", "a.png"), SimpleNamespace(as_numpy=older.get))
+    assert (inspection.verdict, inspection.is_defect) == (verdict, is_defect)
 
 
 def test_content_arrives_whole_even_with_zero_bytes_at_its_end():

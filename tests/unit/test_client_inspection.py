@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flawline_client import Inspection, InspectionError, PictureRejected
+from flawline_client import Inspection, InspectionError, PictureRejected, Verdict
 from flawline_client.inspection import inner_size
 
 
@@ -17,6 +17,7 @@ def make_inspection(anomaly_map: np.ndarray, **changes) -> Inspection:
         "source": "a.png",
         "score": 2.5,
         "p_value": 0.01,
+        "verdict": Verdict.REJECT,
         "is_defect": True,
         "anomaly_map": anomaly_map.astype(np.float32),
         "mask": (anomaly_map >= 1).astype(np.uint8),
@@ -62,10 +63,16 @@ def test_json_holds_all_but_the_arrays():
         "source": "a.png",
         "score": 2.5,
         "p_value": 0.01,
+        "verdict": "reject",
         "is_defect": True,
         "boxes": [{"x1": 1.0, "y1": 2.0, "x2": 30.0, "y2": 40.0, "score": 1.5, "class": 0}],
         "latency_ms": 12.346,
     }
+
+
+def test_the_answers_are_those_of_the_server():
+    decisions = pytest.importorskip("flawline.scoring.verdict").Decision
+    assert {each.name: each.value for each in Verdict} == {each.name: each.value for each in decisions}
 
 
 def test_errors_survive_copies():

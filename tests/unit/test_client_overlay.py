@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawline_client import Inspection
-from flawline_client.overlay import BOX, DEFECT, GOOD, PAPER, draw_overlay, open_picture, save_overlay
+from flawline_client import Inspection, Verdict
+from flawline_client.overlay import AGAIN, BOX, DEFECT, GOOD, PAPER, draw_overlay, open_picture, save_overlay
 
 GREY = 120
 SIDE = 800  # within the drawing's limits, so one picture pixel is one drawn pixel
 
 
-def inspect(is_defect=True, spot=1.8, boxes=()) -> Inspection:
+def inspect(verdict=Verdict.REJECT, spot=1.8, boxes=()) -> Inspection:
     anomaly_map = np.full((64, 64), 0.2, dtype=np.float32)
     anomaly_map[16:32, 16:32] = spot  # picture pixels 200 to 400
     return Inspection(
@@ -19,7 +19,8 @@ def inspect(is_defect=True, spot=1.8, boxes=()) -> Inspection:
         source="folder/a.png",
         score=2.5,
         p_value=0.004,
-        is_defect=is_defect,
+        verdict=verdict,
+        is_defect=verdict is Verdict.REJECT,
         anomaly_map=anomaly_map,
         mask=(anomaly_map >= 1).astype(np.uint8),
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 6),
@@ -67,9 +68,11 @@ def test_boxes_lie_in_picture_pixels_and_carry_their_score(grey):
     assert blue[490:518, 500:560].mean() > 0.5  # the tag above
 
 
-@pytest.mark.parametrize(("is_defect", "colour"), [(True, DEFECT), (False, GOOD)])
-def test_the_caption_tells_the_decision_below_the_picture(grey, is_defect, colour):
-    canvas = drawn(inspect(is_defect=is_defect), grey)
+@pytest.mark.parametrize(
+    ("verdict", "colour"), [(Verdict.REJECT, DEFECT), (Verdict.LOOK_AGAIN, AGAIN), (Verdict.PASS, GOOD)]
+)
+def test_the_caption_tells_the_decision_below_the_picture(grey, verdict, colour):
+    canvas = drawn(inspect(verdict), grey)
     assert canvas.shape[1] == SIDE
     assert canvas.shape[0] > SIDE
     assert (canvas[SIDE + 3, 3] == colour).all()
@@ -106,7 +109,7 @@ def test_pictures_are_opened_as_the_server_sees_them(tmp_path):
 def test_saving_leaves_a_whole_file_and_nothing_else(tmp_path, grey):
     target = tmp_path / "new" / "a.png"
     save_overlay(inspect(), grey, target)
-    save_overlay(inspect(is_defect=False), grey, target)
+    save_overlay(inspect(Verdict.PASS), grey, target)
     with Image.open(target) as image:
         assert image.format == "PNG"
     assert [path.name for path in target.parent.iterdir()] == ["a.png"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from flawline.data import GOOD, Dataset, load_dataset
+from flawline.data import GOOD, Dataset, load_dataset, load_holdout
 from flawline.data.groups import near_copies
 from flawline.errors import DataError
 
@@ -295,3 +295,52 @@ def test_real_kolektorsdd() -> None:
     assert groups["kos26"] == groups["kos01"]
     defect = dataset.train_defects[0]
     assert defect.read_mask(*defect.read_image().shape[:2]).any()
+
+
+class TestHoldout:
+    def test_a_plain_folder_gives_all_its_pictures(self, tmp_path: Path) -> None:
+        picture(tmp_path / "monday/1.png")
+        picture(tmp_path / "2.jpg")
+        samples = load_holdout(str(tmp_path))
+        assert [sample.image.name for sample in samples] == ["2.jpg", "1.png"]
+        assert all(not sample.is_defect and sample.mask is None for sample in samples)
+
+    @pytest.mark.parametrize("layout", ["folder:", ""])
+    def test_of_a_folder_with_defects_the_good_ones_are_taken(self, own_folder: Path, layout: str) -> None:
+        samples = load_holdout(f"{layout}{own_folder}")
+        assert len(samples) == 20
+        assert {sample.image.parent.name for sample in samples} == {"good"}
+
+    def test_a_folder_with_train_and_test_gives_the_good_ones_of_both(self, tmp_path: Path) -> None:
+        for place in ("train/good/1.png", "test/good/2.png", "test/defect/3.png"):
+            picture(tmp_path / place)
+        assert sorted(sample.image.name for sample in load_holdout(str(tmp_path))) == ["1.png", "2.png"]
+
+    def test_a_split_file_tells_the_good_ones(self, own_folder: Path) -> None:
+        (own_folder / "split.csv").write_text(
+            "image,mask,class,group,split\ngood/00.png,,good,,test\ndefect_scratch/00.jpg,,scratch,,test\n"
+        )
+        assert [sample.image.name for sample in load_holdout(str(own_folder))] == ["00.png"]
+
+    def test_normals_of_the_test_split_alone_are_enough(self, tmp_path: Path) -> None:
+        picture(tmp_path / "good/1.png")
+        (tmp_path / "split.csv").write_text("image,mask,class,group,split\ngood/1.png,,good,,test\n")
+        assert len(load_holdout(f"folder:{tmp_path}")) == 1
+
+    @pytest.mark.parametrize("content", ["nothing", "defects", "notes"])
+    def test_without_a_good_picture_it_says_what_it_takes(self, tmp_path: Path, content: str) -> None:
+        if content == "defects":
+            picture(tmp_path / "defect_scratch/1.png")
+        elif content == "notes":
+            (tmp_path / "notes.txt").write_text("good")
+        with pytest.raises(
+            DataError,
+            match="holds no good picture; --holdout tests the promise on good pictures taken another day",
+        ):
+            load_holdout(str(tmp_path))
+
+    def test_a_path_that_is_no_folder_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(
+            DataError, match=r"gone is not a folder; --holdout takes a folder of good pictures"
+        ):
+            load_holdout(str(tmp_path / "gone"))

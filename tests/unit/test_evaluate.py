@@ -47,6 +47,81 @@ def test_counts_and_figures(tmp_path: Path):
     assert result.budget == 0.05
 
 
+def test_what_the_line_does_is_told_from_what_the_roc_curve_allows(tmp_path: Path):
+    """Four normals, so that no share of 1, 2 or 5 % allows an alarm: only 0.9 lies above the highest, 0.8."""
+    result = small_test(tmp_path).result()
+    assert (result.found_at_1, result.found_at_2, result.found_at_5) == (0.25, 0.25, 0.25)
+    assert (result.recall_at_budget, result.false_alarm_rate) == (0.5, 0.25)
+    many = Evaluation(budget=0.05)
+    for index in range(100):
+        many.add(sample(tmp_path, f"n{index}"), verdict(index / 100, False))
+    for score in (0.985, 0.975, 0.955, 0.5):
+        many.add(sample(tmp_path, f"s{score}", "crack"), verdict(score, False, spot=1.0))
+    figures = many.result()
+    assert (figures.found_at_1, figures.found_at_2, figures.found_at_5) == (0.25, 0.5, 0.75)
+    assert figures.recall_at_budget == 0
+
+
+def test_a_defect_whose_strongest_place_lies_elsewhere_is_found_but_not_located(tmp_path: Path):
+    evaluation = Evaluation(budget=0.05)
+    evaluation.add(sample(tmp_path, "g"), verdict(0.1, False))
+    evaluation.add(sample(tmp_path, "hit", "crack"), verdict(0.9, True, spot=2.0))
+    beside = verdict(0.8, True, spot=2.0)
+    beside.anomaly_map[2, 2] = 5.0
+    evaluation.add(sample(tmp_path, "beside", "crack"), beside)
+    evaluation.add(sample(tmp_path, "missed", "crack"), verdict(0.05, False, spot=0.5))
+    evaluation.add(sample(tmp_path, "unlabelled", "crack", mask=None), verdict(0.7, True, spot=2.0))
+    result = evaluation.result()
+    assert [row.located for row in evaluation.rows] == [None, True, False, True, None]
+    assert (result.found, result.defects) == (3, 4)
+    assert (result.located, result.masked) == (1, 3)
+    assert result.located_at_budget == pytest.approx(1 / 3)
+    assert (result.found_at_1, result.located_at_1) == (0.75, pytest.approx(1 / 3))
+    assert result.statements[0] == (
+        "3 of 4 defects found (75.0%, interval 19.4% to 99.4%); 1 of 3 with a mask found and located."
+    )
+
+
+def test_a_set_without_masks_is_measured_by_pictures_alone(tmp_path: Path):
+    evaluation = Evaluation(budget=0.05)
+    evaluation.add(sample(tmp_path, "g"), verdict(0.1, False))
+    evaluation.add(sample(tmp_path, "c", "crack", mask=None), verdict(0.9, True, spot=2.0))
+    result = evaluation.result()
+    assert (result.recall_at_budget, result.found_at_1, result.image_auroc) == (1, 1, 1)
+    assert (result.masked, result.located_at_budget, result.located_at_1, result.aupro) == (
+        0,
+        None,
+        None,
+        None,
+    )
+    assert "located" not in result.statements[0]
+
+
+def test_pictures_to_look_at_again_are_counted_apart(tmp_path: Path):
+    evaluation = Evaluation(budget=0.05, look_again=0.2)
+    evaluation.add(sample(tmp_path, "g0"), verdict(0.1, False))
+    evaluation.add(sample(tmp_path, "g1"), verdict(0.3, False, again=True))
+    evaluation.add(sample(tmp_path, "c0", "crack"), verdict(0.4, False, again=True))
+    evaluation.add(sample(tmp_path, "c1", "crack"), verdict(0.5, False, again=True))
+    evaluation.add(sample(tmp_path, "c2", "crack"), verdict(0.9, True))
+    result = evaluation.result()
+    assert (result.found, result.false_alarms) == (1, 0)
+    assert (result.defects_to_look_at, result.normals_to_look_at) == (2, 1)
+    assert result.statements[-1] == "To be looked at again: 1 more good and 2 more defective pictures."
+
+
+def test_the_promise_is_tested_on_the_normals_against_those_that_calibrated(tmp_path: Path):
+    calibration = np.linspace(0, 1, 60, dtype=np.float32)
+    evaluation = Evaluation(budget=0.05, calibration=calibration)
+    for index in range(40):
+        evaluation.add(sample(tmp_path, f"g{index}"), verdict(2 + index / 100, index < 2))
+    test = evaluation.result().promise
+    assert test is not None
+    assert (test.normals, test.alarmed, test.word) == (40, 2, "holds")
+    assert not test.carries_over
+    assert "the promise does not carry over" in " ".join(evaluation.result().statements)
+
+
 def test_map_that_lights_up_the_label_alone_is_near_perfect_whatever_the_padding_says(tmp_path: Path):
     result = small_test(tmp_path).result()
     assert result.pixel_auroc > 0.99
@@ -181,6 +256,11 @@ def test_accuracy_row_has_the_agreed_fields(tmp_path: Path):
     assert set(ACCURACY_KEY) < set(made)
     assert (made["image_auroc"], made["recall_at_budget"], made["false_alarm_rate"]) == (0.75, 0.5, 0.25)
     assert {"image_ap", "pixel_auroc", "aupro", "command"} < set(made)
+    assert [made[name] for name in ("found", "defects", "false_alarms", "normals")] == [2, 4, 1, 4]
+    assert made["found_at_1"] == 0.25
+    assert list(made).index("found_at_1") < list(made).index("image_auroc"), "the operating point leads"
+    assert made["promise"]["answer"] == "too few to tell"
+    assert "holdout" not in made
     assert (made["fit_seconds"], made["peak_rss_mb"]) == (12.3, 813)
     json.dumps(made, allow_nan=False)
 

@@ -8,8 +8,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from flawline.report.metrics import BINS, PixelCurves, image_metrics, to_picture
+from flawline.report.metrics import (
+    BINS,
+    PixelCurves,
+    image_metrics,
+    is_located,
+    strongest_place,
+    threshold_at,
+    to_picture,
+)
 from flawline.scoring.picture import Geometry
+from flawline.scoring.verdict import Decision, Verdict
 
 Pictures = list[tuple[NDArray[np.float32], NDArray[np.bool_]]]
 
@@ -162,3 +171,48 @@ def test_image_figures_of_one_kind_are_none(kind: bool):
 
 def test_no_pictures_at_all():
     assert image_metrics(np.zeros(0, np.bool_), np.zeros(0)).auroc is None
+
+
+@pytest.mark.parametrize(
+    ("false_alarm", "expected"), [(0.01, 100), (0.0101, 100), (0.02, 99), (0.05, 96), (0.999, 2)]
+)
+def test_the_threshold_lets_no_more_normals_pass_than_it_may(false_alarm: float, expected: float):
+    normals = np.random.default_rng(0).permutation(np.arange(2, 101)).astype(np.float64)  # 99 of them
+    assert threshold_at(normals, false_alarm) == expected
+    assert (normals > threshold_at(normals, false_alarm)).mean() <= false_alarm
+
+
+def test_normals_of_one_score_alarm_together_or_not_at_all():
+    assert threshold_at(np.array([1.0, 3, 3, 3]), 0.5) == 3
+
+
+def located_verdict(row: int, column: int, width: int, height: int, *box: float) -> Verdict:
+    anomaly_map = np.zeros((64, 64), np.float32)
+    if not box:
+        anomaly_map[:] = 0.2
+        anomaly_map[row, column] = 0.9
+        anomaly_map[63, 63] = 7.0  # padding of a picture that is wider than high
+    boxes = np.full((2, 6), -1, np.float32)
+    if box:
+        boxes[0] = [*box, 0.8, 0]
+    geometry = Geometry.fit(width, height, 64)
+    return Verdict(1.0, 0.01, Decision.REJECT, anomaly_map, np.zeros((64, 64), np.uint8), boxes, geometry)
+
+
+@pytest.mark.parametrize(("off", "expected"), [(0, True), (3.9, True), (4.1, False), (20, False)])
+def test_a_defect_is_located_within_a_few_pixels_of_the_model_square(off: float, expected: bool):
+    """The picture is ten times as large as the square, and the label is one pixel of it."""
+    truth = np.zeros((320, 640), np.bool_)
+    truth[205, round(305 + 10 * off)] = True  # the pixel whose centre is that of pixel (20, 30) of the square
+    assert is_located(located_verdict(20, 30, 640, 320), truth) is expected
+
+
+def test_the_strongest_place_of_a_line_without_a_map_is_the_middle_of_its_strongest_box():
+    truth = np.zeros((320, 640), np.bool_)
+    truth[100:120, 300:320] = True
+    assert is_located(located_verdict(0, 0, 640, 320, 290, 90, 330, 130), truth)
+    assert not is_located(located_verdict(0, 0, 640, 320, 0, 0, 100, 100), truth)
+    nowhere = located_verdict(0, 0, 640, 320, 0, 0, 1, 1)
+    nowhere.boxes[:] = -1
+    assert strongest_place(nowhere) is None
+    assert not is_located(nowhere, truth)

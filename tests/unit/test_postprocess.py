@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import smooth
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings, PartSettings
-from flawline.scoring.verdict import MAX_BOXES, Verdict, judge, p_value
+from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, judge, p_value
 
 SIZE, GRID = 128, 16
 """Patches of 8 pixels."""
@@ -301,3 +302,99 @@ def test_boxes_of_a_part_stand_among_those_of_the_map_by_strength() -> None:
 def test_findings_of_another_line_are_refused() -> None:
     with pytest.raises(ArtefactError, match="part 'exdd' gives map and score, but there came boxes"):
         judge([Finding(boxes=boxes())], SQUARE, SETTINGS, NORMAL_SCORES)
+
+
+# ---- Three answers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("score", "look_again", "expected"),
+    [
+        (2.1, 0.1, Decision.REJECT),  # p = 0.05, the budget itself
+        (2.0, 0.1, Decision.LOOK_AGAIN),  # p = 0.1, the second budget itself
+        (1.9, 0.1, Decision.PASS),
+        (2.0, 0.05, Decision.PASS),  # equal budgets leave no band
+        (2.0, None, Decision.PASS),  # a line of an older build
+        (2.1, None, Decision.REJECT),
+    ],
+)
+def test_two_budgets_give_three_answers(score: float, look_again: float | None, expected: Decision) -> None:
+    settings = changed(look_again=look_again)
+    verdict = verdict_of(patches(), score, SQUARE, settings, NORMAL_SCORES)
+    assert verdict.decision is expected
+    assert verdict.is_defect is (expected is Decision.REJECT)
+
+
+# ---- A picture that is not passed shows where -------------------------------------------------------------------
+
+ALWAYS = changed(look_again=0.1, peak_share=0.5, pixel_threshold=2.0)
+FAINT = (
+    patches((slice(4, 6), slice(10, 12)), value=0.8) + patches((slice(12, 14), slice(2, 4)), value=0.7) + 0.1
+)
+
+
+@pytest.mark.parametrize("score", [2.1, 2.0], ids=["reject", "look again"])
+@pytest.mark.parametrize(("width", "height"), [(128, 128), (256, 128)])
+def test_the_strongest_place_is_shown_where_no_pixel_reaches_the_threshold(
+    score: float, width: int, height: int
+) -> None:
+    geometry = Geometry.fit(width, height, SIZE)
+    verdict = verdict_of(FAINT, score, geometry, ALWAYS, NORMAL_SCORES)
+    assert verdict.anomaly_map.max() < 1
+    assert cv2.connectedComponents(verdict.mask)[0] == 2, "one region"
+    marked = verdict.anomaly_map[verdict.mask > 0]
+    inside = verdict.anomaly_map[: geometry.inner_height, : geometry.inner_width]
+    assert marked.max() == inside.max()
+    assert marked.min() >= (np.median(inside) + inside.max()) / 2
+    assert not verdict.mask[geometry.inner_height :].any()
+    (box,) = verdict.boxes[verdict.boxes[:, 4] >= 0]
+    rows, columns = np.nonzero(verdict.mask)
+    scale = width / geometry.inner_width
+    np.testing.assert_allclose(
+        box[:4] / scale, [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], rtol=1e-6
+    )
+    assert box[4] == pytest.approx(inside.max())
+
+
+def test_a_picture_that_is_passed_shows_nothing_and_one_that_reaches_the_threshold_what_reaches_it() -> None:
+    passed = verdict_of(FAINT, 1.0, SQUARE, ALWAYS, NORMAL_SCORES)
+    assert not passed.mask.any()
+    assert (passed.boxes == -1).all()
+    strong = verdict_of(FAINT * 3, 2.1, SQUARE, ALWAYS, NORMAL_SCORES)
+    np.testing.assert_array_equal(strong.mask, strong.anomaly_map >= 1)
+    assert (strong.boxes[:, 4] >= 0).sum() == 2
+
+
+def test_a_line_of_an_older_build_shows_nothing_below_its_threshold() -> None:
+    verdict = verdict_of(FAINT, 2.1, SQUARE, changed(pixel_threshold=2.0), NORMAL_SCORES)
+    assert verdict.is_defect
+    assert not verdict.mask.any()
+    assert (verdict.boxes == -1).all()
+
+
+def test_regions_too_small_for_a_box_leave_the_strongest_one_boxed() -> None:
+    settings = ALWAYS.model_copy(update={"min_area": 1000, "pixel_threshold": 0.5})
+    verdict = verdict_of(FAINT, 2.1, SQUARE, settings, NORMAL_SCORES)
+    np.testing.assert_array_equal(verdict.mask, verdict.anomaly_map >= 1)
+    (box,) = verdict.boxes[verdict.boxes[:, 4] >= 0]
+    assert box[4] == verdict.anomaly_map.max()
+    assert box[0] >= 64, "the stronger of the two lies on the right"
+
+
+def test_a_map_without_any_place_marks_the_whole_picture() -> None:
+    geometry = Geometry.fit(256, 128, SIZE)
+    verdict = verdict_of(patches(), 2.1, geometry, ALWAYS, NORMAL_SCORES)
+    assert verdict.mask.sum() == 64 * 128
+    np.testing.assert_allclose(verdict.boxes[0], [0, 0, 256, 128, 0, 0])
+
+
+def test_the_strongest_box_of_a_part_is_shown_where_none_reaches_the_threshold() -> None:
+    settings = ALWAYS.model_copy(update={"parts": (BOXES,), "pixel_threshold": 100.0})
+    found = boxes([1, 2, 30, 40, 2.5, 3], [5, 6, 50, 60, 1.5, 0])
+    verdict = judge([Finding(boxes=found)], SQUARE, settings, NORMAL_SCORES)
+    assert verdict.is_defect
+    np.testing.assert_allclose(verdict.boxes[0], [1, 2, 30, 40, 0.025, 3], rtol=1e-6)
+    assert (verdict.boxes[1:] == -1).all()
+    assert not verdict.mask.any(), "there is no map"
+    nothing = judge([Finding(boxes=boxes())], SQUARE, settings, NORMAL_SCORES[:0])
+    assert (nothing.boxes == -1).all()

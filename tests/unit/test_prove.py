@@ -19,8 +19,10 @@ from flawline.jobs.prove import (
     statement,
 )
 from flawline.scoring.picture import Geometry
-from flawline.scoring.verdict import MAX_BOXES, Verdict, regions_of, strongest_boxes
+from flawline.scoring.settings import PEAK_SHARE
+from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, mask_of, regions_of, strongest_boxes
 from flawline_client import Inspection
+from flawline_client import Verdict as Answered
 
 SIZE, MIN_AREA = 64, 4
 GEOMETRY = Geometry.fit(2 * SIZE, 2 * SIZE, SIZE)
@@ -30,7 +32,8 @@ Floats = NDArray[np.float32]
 def verdict(anomaly_map: Floats, score: float = 1.0, is_defect: bool = True) -> Verdict:
     mask = (anomaly_map >= 1).astype(np.uint8)
     boxes = strongest_boxes(regions_of(anomaly_map, mask, GEOMETRY, MIN_AREA))
-    return Verdict(score, 0.01, is_defect, anomaly_map, mask, boxes, GEOMETRY)
+    decision = Decision.REJECT if is_defect else Decision.PASS
+    return Verdict(score, 0.01, decision, anomaly_map, mask, boxes, GEOMETRY)
 
 
 def surface(*regions: tuple[int, int, float], side: int = 6) -> Floats:
@@ -100,6 +103,7 @@ def test_a_response_is_compared_like_a_verdict() -> None:
         "picture",
         float(np.float32(1 / 3)),
         0.01,
+        Answered.REJECT,
         True,
         reference.anomaly_map,
         reference.mask,
@@ -319,3 +323,89 @@ def test_the_statement_names_the_largest_differences() -> None:
     )
     older = near.model_copy(update={"max_map_difference": None})
     assert statement([older]).endswith("at most 1.0e-03 (relative)"), "a build before maps were compared"
+
+
+# ---- Three answers, and pictures that always show where ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "served"),
+    [(Decision.PASS, 1), (Decision.LOOK_AGAIN, 0), (Decision.LOOK_AGAIN, 2), (Decision.REJECT, 1)],
+)
+def test_any_other_of_the_three_answers_is_a_flipped_decision(reference: Decision, served: int) -> None:
+    expected = replace(REFERENCE, decision=reference)
+    same = Answer.of(expected)
+    assert facts_of(same, expected).decisions_flipped == 0
+    assert facts_of(replace(same, verdict=served, is_defect=served == 2), expected).decisions_flipped == 1
+    assert facts_of(replace(same, is_defect=not same.is_defect), expected).decisions_flipped == 1
+
+
+def shown(anomaly_map: Floats) -> Verdict:
+    """A rejected picture that shows its strongest place."""
+    mask = mask_of(anomaly_map, GEOMETRY, PEAK_SHARE)
+    regions = regions_of(anomaly_map, mask, GEOMETRY, MIN_AREA)
+    if not len(regions):
+        regions = strongest_boxes(regions_of(anomaly_map, mask, GEOMETRY, 1))[:1]
+    return Verdict(1.0, 0.01, Decision.REJECT, anomaly_map, mask, strongest_boxes(regions), GEOMETRY)
+
+
+def shown_facts(reference: Verdict, answer: Answer) -> ParityFacts:
+    comparison = Comparison("fused", MIN_AREA, PEAK_SHARE)
+    comparison.add(reference, answer)
+    comparison.add(OTHER, Answer.of(OTHER))
+    return comparison.facts()
+
+
+def hill(height: float, noise: int = 0) -> Floats:
+    """A map with one soft hill of a height on a field of 0.3, and rounding errors."""
+    rows, columns = np.indices((SIZE, SIZE))
+    drawn = 0.3 + (height - 0.3) * np.exp(-((rows - 20) ** 2 + (columns - 40) ** 2) / 50)
+    return (drawn + np.random.default_rng(noise).uniform(-1e-4, 1e-4, drawn.shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("height", [0.7, 1 - 1e-4, 1.0, 1 + 1e-4])
+def test_a_strongest_place_that_rounding_moves_passes(height: float) -> None:
+    """Also where one side alone has a pixel on the threshold."""
+    for seed in range(10):
+        reference, served = shown(hill(height, 2 * seed)), shown(hill(height, 2 * seed + 1))
+        facts = shown_facts(reference, Answer.of(served))
+        demand_parity([facts])
+        assert (facts.unexplained_mask_share, facts.boxes_without_counterpart) == (0, 0)
+
+
+def test_either_of_two_equally_strong_places_may_be_shown() -> None:
+    one, other = (shown(surface((8, 8, 0.8 + lift), (40, 40, 0.8 - lift))) for lift in (1e-5, -1e-5))
+    assert not (one.mask & other.mask).any()
+    demand_parity([shown_facts(one, Answer.of(other))])
+
+
+@pytest.mark.parametrize("change", ["nothing", "elsewhere", "cut", "more"])
+def test_any_other_place_is_refused(change: str) -> None:
+    reference = shown(hill(0.7))
+    mask = reference.mask.copy()
+    if change == "nothing":
+        mask[:] = 0
+    elif change == "elsewhere":
+        mask = np.roll(mask, 30, axis=0)
+    elif change == "cut":
+        mask[:, 40:] = 0
+    else:
+        mask[0, 0] = 1
+    said = refused(shown_facts(reference, replace(Answer.of(reference), mask=mask)))
+    assert "masks other pixels than the trained line" in said
+
+
+def test_a_box_of_a_region_below_the_smallest_area_must_be_the_strongest() -> None:
+    drawn = surface((8, 8, 1.6), (40, 40, 1.2), side=1)
+    reference = shown(drawn)
+    assert (reference.boxes[:, 4] >= 0).sum() == 1
+    demand_parity([shown_facts(reference, Answer.of(reference))])
+    weaker = regions_of(drawn, reference.mask, GEOMETRY, 1)[1:]
+    for wrong in (weaker, weaker[:0]):
+        facts = shown_facts(reference, replace(Answer.of(reference), boxes=wrong))
+        assert facts.boxes_without_counterpart
+
+
+def test_a_box_of_a_network_below_the_threshold_may_differ_but_not_be_lost() -> None:
+    assert compare_boxes(rows((0, 0.6)), rows((50, 0.6))).lost == 0
+    assert compare_boxes(rows((0, 0.6)), rows()).lost == 1

@@ -206,3 +206,21 @@ def test_what_was_given_is_left_as_it_was() -> None:
 def test_recipes_of_the_repository_are_read(path: Path) -> None:
     read = read_recipe(path)
     assert Recipe.model_validate(read.model_dump(mode="json")) == read
+
+
+def test_the_second_budget_is_never_below_the_first() -> None:
+    assert recipe().second_budget == 0.05
+    assert recipe(false_alarm=0.1).second_budget == 0.1, "no band, and nobody is refused for the default"
+    assert recipe(false_alarm=0.02, look_again=0.02).second_budget == 0.02
+    dumped = recipe(false_alarm=0.02).model_dump(mode="json")
+    assert Recipe.model_validate({**dumped, "false_alarm": 0.3}).second_budget == 0.3
+
+
+def test_budgets_out_of_order_are_refused_in_one_sentence() -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(None, false_alarm=0.05, look_again=0.02)
+    assert str(caught.value) == (
+        "recipe: the budgets are out of order: look_again 0.02 is below false_alarm 0.05; mend this setting"
+    )
+    with pytest.raises(RecipeError, match="look_again: Input should be less than 1"):
+        read_recipe(None, look_again=1.5)

@@ -1,5 +1,8 @@
 """The report: complete in itself, escaped, and right in what it says."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -9,8 +12,7 @@ from made_up import sample, verdict
 
 from flawline.errors import DataError
 from flawline.report.evaluation import Evaluation
-from flawline.report.gallery import PictureRow
-from flawline.report.page import decision_threshold, write_report
+from flawline.report.page import write_report
 
 
 def evaluation_of(
@@ -68,9 +70,16 @@ def test_headline_in_plain_words(tmp_path: Path):
     assert "built-in" in page.text
 
 
-def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path):
+def test_nothing_is_loaded_and_one_known_script_runs(tmp_path: Path):
     page = written(tmp_path / "report.html", evaluation_of(tmp_path))
-    assert not page.all("script")
+    text = (tmp_path / "report.html").read_text()
+    assert page.all("script") == [{"type": "application/json", "id": "operating-point"}, {}]
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policy == (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    )
     assert not page.all("link")
     assert not page.all("a")
     sources = [image["src"] for image in page.all("img")]
@@ -78,9 +87,7 @@ def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path):
     assert all(
         source.startswith(("data:image/jpeg;base64,", "data:image/svg+xml;base64,")) for source in sources
     )
-    assert not re.search(
-        r"""(href|src)\s*=\s*["'](?!data:)|url\(|@import""", (tmp_path / "report.html").read_text()
-    )
+    assert not re.search(r"""(href|src)\s*=\s*["'](?!data:)|url\(|@import|fetch\(|XMLHttp|import\(""", text)
 
 
 def test_page_is_accessible(tmp_path: Path):
@@ -105,19 +112,34 @@ def test_names_and_facts_are_escaped(tmp_path: Path):
     )
     page = Page(tmp_path / "report.html")
     names = {name for name, _ in page.tags}
-    assert names.isdisjoint({"i", "u", "script"})
+    assert names.isdisjoint({"i", "u"})
+    assert len(page.all("script")) == 2, "those of the page itself"
     assert not any("onerror" in image for image in page.all("img"))
     assert "<script>crack/ a<b>&'x\".png" in page.text
 
 
 @pytest.mark.parametrize(
     ("good", "alarms", "word"),
-    [(20, 1, "Kept"), (20, 2, "Within chance"), (40, 12, "Not kept"), (0, 0, "Not checked")],
+    [
+        (20, 1, "Holds"),
+        (20, 2, "Too few to tell"),
+        (19, 0, "Too few to tell"),
+        (40, 12, "Does not hold"),
+        (0, 0, "Not checked"),
+    ],
 )
 def test_the_promise_is_judged_by_what_chance_allows(tmp_path: Path, good: int, alarms: int, word: str):
     page = written(tmp_path / "report.html", evaluation_of(tmp_path, good, alarms))
-    verdicts = {each for each in ("Kept", "Within chance", "Not kept", "Not checked") if each in page.text}
-    assert verdicts == {word}
+    said = {
+        each for each in ("Holds", "Too few to tell", "Does not hold", "Not checked") if each in page.text
+    }
+    assert said == {word}
+    if good:
+        assert (
+            f"{alarms} of {good} good pictures alarmed; {good * 0.05:.1f} expected at a budget of 5%"
+            in page.text
+        )
+        assert "At this budget 2 of 3 defects were found (9.4% to 99.2% with 95% confidence)." in page.text
 
 
 def test_galleries_show_picture_heat_map_mask_and_label(tmp_path: Path):
@@ -133,6 +155,79 @@ def test_galleries_show_picture_heat_map_mask_and_label(tmp_path: Path):
     ):
         assert wanted in alternatives
     assert "Pixels of crack/c2.png called defective" not in alternatives  # its map stays below the threshold
+
+
+def test_the_operating_point_is_told_in_counts_and_works_without_the_script(tmp_path: Path):
+    page = written(tmp_path / "report.html", evaluation_of(tmp_path))
+    tools = [attributes for _, attributes in page.tags if "scripted" in (attributes.get("class") or "")]
+    assert tools
+    assert all("hidden" in attributes for attributes in tools), "the script shows them"
+    assert "5% – this line, reject" in page.text
+    assert "2 of 3 (66.7%)" in page.text
+    assert "1 of 20 (5.0%)" in page.text
+    assert (
+        "the threshold must go down to the weakest, crack/c2.png, and 16 of 20 good pictures alarm"
+        in page.text
+    )
+    assert "1000 false alarms" in page.text
+    assert page.text.index("Operating point") < page.text.index("Image AUROC")
+    (data,) = re.findall(
+        r'<script type="application/json" id="operating-point">(.*?)</script>',
+        (tmp_path / "report.html").read_text(),
+    )
+    steps = json.loads(data)["steps"]
+    assert {(step["alarmed"], step["found"]) for step in steps if step["budget"] < 0.5} == {(1, 2)}
+
+
+def test_one_kind_of_picture_has_no_operating_point(tmp_path: Path):
+    evaluation = Evaluation(budget=0.05)
+    evaluation.add(sample(tmp_path, "only"), verdict(0.4, False))
+    page = written(tmp_path / "report.html", evaluation)
+    assert "It takes good and defective test pictures" in page.text
+    assert not page.all("script")
+
+
+def test_good_pictures_of_another_day_are_shown_with_their_answer(tmp_path: Path):
+    holdout = Evaluation(budget=0.05)
+    for index in range(40):
+        holdout.add(sample(tmp_path / "later", f"h{index}"), verdict(1.0 + index / 100, index < 30))
+    write_report(
+        tmp_path / "report.html",
+        title="t",
+        evaluations=[evaluation_of(tmp_path)],
+        facts={},
+        holdouts=[holdout],
+    )
+    page = Page(tmp_path / "report.html")
+    assert (
+        "The promise: does not hold. 30 of 40 good pictures alarmed; 2.0 expected at a budget of 5%"
+        in page.text
+    )
+    assert "Good pictures of another day that alarmed" in page.text
+    assert "Picture good/h29.png, good" in [image["alt"] for image in page.all("img")]
+    assert "another day" not in written(tmp_path / "report.html", evaluation_of(tmp_path)).text
+
+
+def test_pictures_that_a_line_learned_from_test_no_promise(tmp_path: Path):
+    path = tmp_path / "report.html"
+    write_report(path, title="t", evaluations=[evaluation_of(tmp_path)], facts={}, unseen=False)
+    page = Page(path)
+    assert "Not checked" in page.text
+    assert "Holds" not in page.text
+    assert "Inspection of 23 training pictures, as there are no test pictures" in page.text
+
+
+def test_three_answers_are_told_apart(tmp_path: Path):
+    evaluation = Evaluation(budget=0.05, look_again=0.2)
+    evaluation.add(sample(tmp_path, "g0"), verdict(0.1, False))
+    evaluation.add(sample(tmp_path, "c0", "crack"), verdict(0.4, False, spot=0.9, again=True))
+    evaluation.add(sample(tmp_path, "c1", "crack"), verdict(0.9, True, spot=2.0))
+    page = written(tmp_path / "report.html", evaluation)
+    badges = [a["class"] for name, a in page.tags if name == "span" and "badge" in (a.get("class") or "")]
+    assert sorted(badges) == ["badge again", "badge defect", "badge good"]
+    assert page.words.count("missed, but to be looked at again") == 1
+    assert "1 more to be looked at again." in page.text
+    assert "here 20%" in page.text
 
 
 def test_every_wrong_decision_is_listed(tmp_path: Path):
@@ -175,15 +270,6 @@ def test_nothing_to_report_is_said_and_nothing_written(tmp_path: Path, evaluatio
     with pytest.raises(DataError, match="no pictures"):
         write_report(tmp_path / "report.html", title="t", evaluations=evaluations, facts={})
     assert list(tmp_path.iterdir()) == []
-
-
-def test_threshold_is_read_off_decisions_only_when_they_agree():
-    def decided(score: float, called: bool) -> PictureRow:
-        return PictureRow("n", "good", False, score, 0.5, called)
-
-    assert decision_threshold([decided(1.0, False), decided(2.0, True)]) == 1.5
-    assert decision_threshold([decided(1.0, False)]) is None
-    assert decision_threshold([decided(2.0, False), decided(1.0, True)]) is None
 
 
 def test_the_training_of_a_student_is_drawn_when_there_was_one(tmp_path: Path):

@@ -50,6 +50,9 @@ class CalibrationFacts(_Frozen):
         normals: number of normals that calibrated.
         promise: what the decision is worth, in words.
         pixel_threshold: fused, smoothed score from which a pixel is called defective.
+        asked_look_again: second budget that was asked for, of pictures to be called defective or looked at again;
+            None for builds before there was one.
+        look_again: second budget that so many normals support; None as before.
 
     """
 
@@ -59,6 +62,8 @@ class CalibrationFacts(_Frozen):
     normals: int
     promise: str
     pixel_threshold: float
+    asked_look_again: float | None = None
+    look_again: float | None = None
 
 
 class TrainingFacts(_Frozen):
@@ -120,7 +125,7 @@ class ParityFacts(_Frozen):
         pictures: number of pictures.
         max_score_difference: largest difference of a score, relative to the larger of the two, >= 0.
         rank_correlation: Spearman's, between both paths' scores, -1 to 1; 1 where either path's are all equal.
-        decisions_flipped: number of pictures that only one of the two calls defective.
+        decisions_flipped: number of pictures that the two answer differently: reject, look again or pass.
         scores_differ: whether eager torch gave the pictures more than one score.
         max_map_difference: largest difference of an anomaly map's pixel, >= 0, in units of the pixel threshold and,
             above it, relative to eager torch's pixel.

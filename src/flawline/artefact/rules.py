@@ -58,6 +58,8 @@ class Rules:
                 asked_false_alarm=facts.asked_false_alarm,
                 false_alarm=facts.false_alarm,
                 pixel_threshold=facts.pixel_threshold,
+                asked_look_again=facts.asked_look_again,
+                look_again=facts.look_again,
             )
         except (OSError, KeyError, ValidationError, SafetensorError) as error:
             reason = first_fault(error) if isinstance(error, ValidationError) else error

@@ -14,7 +14,8 @@ from flawline.data import (
     surfaces,
     visa,
 )
-from flawline.data.sample import Dataset, Sample
+from flawline.data.folders import class_name, find_pictures, subfolders
+from flawline.data.sample import GOOD, Dataset, Sample
 from flawline.data.splits import SPLIT_FILE, read_split
 from flawline.errors import DataError
 
@@ -46,6 +47,52 @@ def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
             train on, one group lies in both splits, or what the layout itself refuses.
 
     """
+    dataset = _read(spec, seed)
+    _check(dataset)
+    return dataset
+
+
+def load_holdout(spec: str) -> tuple[Sample, ...]:
+    """Load good pictures that were taken another day, on which a promise is tested.
+
+    Args:
+        spec: a folder, or `LAYOUT:PATH`, whose good pictures of either split are taken. Of a folder that holds
+            good/, as layout `folder` does, its good pictures are taken; of any other, all pictures in it and below.
+
+    Raises:
+        DataError: there is no such folder, or no good picture in it.
+
+    """
+    layout, _, rest = spec.partition(":")
+    if layout == SURFACES or (layout in LAYOUTS and rest):
+        samples = _read(spec, 0).samples
+    else:
+        root = Path(spec).expanduser().resolve()
+        if not root.is_dir():
+            msg = f"{root} is not a folder; --holdout takes a folder of good pictures, or LAYOUT:PATH"
+            raise DataError(msg)
+        if (root / SPLIT_FILE).is_file():
+            samples = read_split(root)
+        elif _is_laid_out(root):
+            samples = folder.load(root, seed=0)
+        else:
+            samples = tuple(Sample(path, GOOD, None, str(path), "test") for path in find_pictures(root))
+    good = tuple(sample for sample in samples if not sample.is_defect)
+    if not good:
+        msg = f"{spec} holds no good picture; --holdout tests the promise on good pictures taken another day"
+        raise DataError(msg)
+    return good
+
+
+def _is_laid_out(root: Path) -> bool:
+    """Whether a folder holds good/ or defect*/, itself or in train/ or test/."""
+    places = [place for place in (root, root / "train", root / "test") if place.is_dir()]
+    names = [path.name for place in places for path in subfolders(place)]
+    return any(class_name(name) == GOOD or name.lower().startswith("defect") for name in names)
+
+
+def _read(spec: str, seed: int) -> Dataset:
+    """Read what `load_dataset` takes, without a look at what is in it."""
     layout, _, rest = spec.partition(":")
     if layout == SURFACES:
         options = surfaces.SurfaceOptions.parse(rest)
@@ -62,9 +109,7 @@ def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
         msg = f"{root} is not a folder; give the folder that holds the pictures of layout {layout}"
         raise DataError(msg)
     samples = read_split(root) if (root / SPLIT_FILE).is_file() else LAYOUTS[layout](root, seed=seed)
-    dataset = Dataset(f"{layout}:{root.name}", root, samples)
-    _check(dataset)
-    return dataset
+    return Dataset(f"{layout}:{root.name}", root, samples)
 
 
 def _check(dataset: Dataset) -> None:

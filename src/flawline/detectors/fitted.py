@@ -78,18 +78,23 @@ class FittedLine:
             for square, findings in zip(squares, self.model.find(squares), strict=True)
         ]
 
-    def calibrated(self, found: Sequence[Found], *, false_alarm: float, method: Method) -> Self:
+    def calibrated(
+        self, found: Sequence[Found], *, false_alarm: float, method: Method, look_again: float | None = None
+    ) -> Self:
         """Measure levels and thresholds anew on what the parts found on normals that they did not learn from.
 
         Raises:
             DataError: there are no findings, or one is not finite.
 
         """
-        return replace(self, rules=learn_rules(self.settings, found, false_alarm=false_alarm, method=method))
+        rules = learn_rules(
+            self.settings, found, false_alarm=false_alarm, method=method, look_again=look_again
+        )
+        return replace(self, rules=rules)
 
-    def with_budget(self, false_alarm: float) -> Self:
-        """Return the same line for another false-alarm budget in (0, 1), on the normals that calibrated it."""
-        return replace(self, rules=decided(self.settings, self.calibration.at(false_alarm)))
+    def with_budget(self, false_alarm: float, look_again: float | None = None) -> Self:
+        """Return the same line for other budgets in (0, 1), on the normals that calibrated it."""
+        return replace(self, rules=decided(self.settings, self.calibration.at(false_alarm, look_again)))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the graph's outputs by name, without the batch."""
@@ -147,6 +152,8 @@ class FittedLine:
             normals=len(calibration.scores),
             promise=calibration.promise,
             pixel_threshold=calibration.pixel_threshold,
+            asked_look_again=calibration.asked_look_again,
+            look_again=calibration.look_again,
         )
 
 
@@ -157,7 +164,12 @@ def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:
 
 
 def learn_rules(
-    settings: LineSettings, found: Sequence[Found], *, false_alarm: float, method: Method
+    settings: LineSettings,
+    found: Sequence[Found],
+    *,
+    false_alarm: float,
+    method: Method,
+    look_again: float | None = None,
 ) -> Rules:
     """Measure levels and thresholds on what the parts of a line found on normals that they did not learn from.
 
@@ -166,6 +178,7 @@ def learn_rules(
         found: what the parts found on each normal picture.
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         method: how the normals were kept apart.
+        look_again: share of them that may be called defective or be looked at again; None looks at none again.
 
     Raises:
         DataError: there are no findings, or one is not finite.
@@ -178,13 +191,18 @@ def learn_rules(
         peaks.astype(np.float32),
         false_alarm=false_alarm,
         method=method,
+        look_again=look_again,
     )
     return decided(settings, calibration)
 
 
 def decided(settings: LineSettings, calibration: Calibration) -> Rules:
     """Rules that decide by a calibration."""
-    update = {"false_alarm": calibration.false_alarm, "pixel_threshold": calibration.pixel_threshold}
+    update = {
+        "false_alarm": calibration.false_alarm,
+        "look_again": calibration.look_again,
+        "pixel_threshold": calibration.pixel_threshold,
+    }
     return Rules(settings.model_copy(update=update), calibration)
 
 

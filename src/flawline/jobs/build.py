@@ -1,9 +1,11 @@
 """Build a line: fit it to a data set and release it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from flawline.data import Dataset, Sample
+from flawline.jobs.evaluate import check_holdout, evaluate
 from flawline.jobs.fit import fit
 from flawline.jobs.release import ReleasedLine, release, reserve
 from flawline.recipe import Recipe
@@ -22,6 +24,7 @@ def build(
     fused: bool = True,
     budget: float | None = None,
     checkpoint: Path | None = None,
+    holdout: Sequence[Sample] = (),
 ) -> ReleasedLine:
     """Build and publish a new version of a line.
 
@@ -37,17 +40,19 @@ def build(
         fused: whether the line is also published as one model, `<line>_fused`.
         budget: seconds for everything that is trained; without, the recipe's steps end each training.
         checkpoint: folder for the state of trainings, from which the same call goes on; None keeps none.
+        holdout: good pictures taken another day, on which the promise is tested after publishing.
 
     Raises:
         FlawlineError: whatever is wrong with data, recipe, device, server or parity, in one sentence. What was
             published before stays as it was.
 
     """
+    check_holdout(dataset, holdout)
     with reserve(repository, line, target) as staging:
         fitted = fit(
             detector, dataset, recipe, seed=seed, device=device, budget=budget, checkpoint=checkpoint
         )
-        return release(
+        released = release(
             fitted,
             comparison(dataset, recipe.parity_pictures),
             line,
@@ -57,6 +62,7 @@ def build(
             fused=fused,
             labelled=bool(dataset.test),
         )
+    return replace(released, holdout=evaluate(fitted, holdout)) if holdout else released
 
 
 def comparison(dataset: Dataset, most: int) -> Sequence[Sample]:

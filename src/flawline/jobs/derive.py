@@ -15,6 +15,7 @@ from flawline.jobs.fit import check_normals, find_all
 from flawline.jobs.release import ReleasedLine, references, release, reserve
 from flawline.progress import say
 from flawline.repository import publish
+from flawline.scoring.calibration import Calibration
 
 MOST_PICTURES = 1000
 """Pictures on which a new version is compared at most."""
@@ -38,7 +39,12 @@ def compile_line(repository: Path, line: str, target: str, *, dataset: Dataset |
 
 
 def calibrate_line(
-    repository: Path, line: str, *, dataset: Dataset | None = None, false_alarm: float | None = None
+    repository: Path,
+    line: str,
+    *,
+    dataset: Dataset | None = None,
+    false_alarm: float | None = None,
+    look_again: float | None = None,
 ) -> ReleasedLine:
     """Calibrate the live version of a line anew.
 
@@ -49,24 +55,27 @@ def calibrate_line(
             pictures prove the new version. None keeps the normals that calibrated the line before.
         false_alarm: share of good pictures that may be called defective, in (0, 1); None keeps the budget that was
             asked for.
+        look_again: share of good pictures that may be called defective or be looked at again, in (0, 1), not below
+            the other; None keeps what was asked for, but never below the other.
 
     Raises:
-        RecipeError: neither is given.
+        RecipeError: nothing is given, or the budgets are out of range or out of order.
         DataError: there are fewer than 10 normal pictures, or the line learnt from one of them.
         FlawlineError: as `compile_line`.
 
     """
-    if false_alarm is not None and not 0 < false_alarm < 1:
-        msg = f"--false-alarm {false_alarm}: give a share above 0 and below 1, such as 0.01"
-        raise RecipeError(msg)
-    if dataset is None and false_alarm is None:
+    for option, budget in (("--false-alarm", false_alarm), ("--look-again", look_again)):
+        if budget is not None and not 0 < budget < 1:
+            msg = f"{option} {budget}: give a share above 0 and below 1, such as 0.01"
+            raise RecipeError(msg)
+    if dataset is None and false_alarm is None and look_again is None:
         msg = "there is nothing to calibrate; give --data with new good pictures, --false-alarm, or both"
         raise RecipeError(msg)
 
     def change(fitted: FittedLine) -> FittedLine:
-        asked = false_alarm or fitted.calibration.asked_false_alarm
+        asked, second = _budgets(fitted.calibration, false_alarm, look_again)
         if dataset is None:
-            return fitted.with_budget(asked)
+            return fitted.with_budget(asked, second)
         normals = dataset.train_normals
         check_normals(dataset, asked, purpose="calibrate")
         _check_new(dataset, fitted.data, line)
@@ -75,13 +84,34 @@ def calibrate_line(
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
         squares = Squares(normals, fitted.settings.size)
         found = find_all(fitted.model, squares, "calibrating")
-        new = fitted.calibrated(found, false_alarm=asked, method="split")
+        new = fitted.calibrated(found, false_alarm=asked, method="split", look_again=second)
         if new.calibration.false_alarm > asked:
             say(f"Too few good pictures for the budget: {new.calibration.promise}.")
         return new
 
     told = "calibrated for another budget" if dataset is None else f"calibrated on {dataset.name}"
     return _derive(repository, line, change, told, dataset=dataset)
+
+
+def _budgets(
+    before: Calibration, false_alarm: float | None, look_again: float | None
+) -> tuple[float, float | None]:
+    """Both budgets to calibrate for: those that are given, and where one is not, the one that was asked for.
+
+    Raises RecipeError where they are out of order.
+    """
+    asked = false_alarm or before.asked_false_alarm
+    if look_again is not None and look_again < asked:
+        msg = (
+            f"the budgets are out of order: --look-again {look_again:g} is below the false-alarm budget of "
+            f"{asked:g}; give a larger one, or the same to look at none again"
+        )
+        raise RecipeError(msg)
+    kept = before.asked_look_again
+    if look_again is None and kept is not None and kept < asked:
+        say(f"No picture is looked at again: the second budget of {kept:g} is not above {asked:g}.")
+        kept = asked
+    return asked, kept if look_again is None else look_again
 
 
 def teach_line(

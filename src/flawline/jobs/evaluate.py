@@ -5,24 +5,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.data import Dataset, Sample, load_dataset
+from flawline.data import Dataset, Sample, digests, load_dataset
 from flawline.errors import DataError
 from flawline.jobs.fit import FittedLine, fit
 from flawline.progress import track
 from flawline.recipe import Recipe
 from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, peak_rss_mb, spread
 from flawline.report.page import write_report
+from flawline.report.scores import Group, check_scores_file, write_scores
 
 BATCH = 8
 
 
 @dataclass(frozen=True)
 class Run:
-    """One seed: the fitted line, what it said of the test split, and its row for accuracy.json."""
+    """One seed: the fitted line, what it said of the test split and the hold-out, and its row for accuracy.json."""
 
     fitted: FittedLine
     evaluation: Evaluation
     row: dict[str, object]
+    holdout: Evaluation | None = None
 
 
 def measure(
@@ -36,6 +38,8 @@ def measure(
     checkpoint: Path | None = None,
     command: Sequence[str] = (),
     json_file: Path | None = None,
+    holdout: Sequence[Sample] = (),
+    scores_file: Path | None = None,
 ) -> list[Run]:
     """Fit and score once per seed, streaming the pictures.
 
@@ -49,15 +53,20 @@ def measure(
         checkpoint: folder for the state of trainings, one folder a seed below it.
         command: argument vector that repeats this, for the rows.
         json_file: rows are merged into it after every seed, so that an interrupted series keeps what it has.
+        holdout: good pictures taken another day, on which the promise is tested.
+        scores_file: CSV of what was said of every picture, written anew after every seed.
 
     Raises:
-        FlawlineError: as `fit`, or the data set has no test pictures.
+        FlawlineError: as `fit`, the data set has no test pictures, or pictures of the hold-out are among its own.
 
     """
-    runs = []
+    runs: list[Run] = []
+    if scores_file is not None:
+        check_scores_file(scores_file, json_file)
     for seed in seeds:
         dataset = load_dataset(data, seed=seed)
         check_test(dataset)
+        check_holdout(dataset, holdout)
         fitted = fit(
             detector,
             dataset,
@@ -68,6 +77,7 @@ def measure(
             checkpoint=None if checkpoint is None else checkpoint / f"seed-{seed}",
         )
         evaluation = evaluate(fitted, dataset.test)
+        other_day = evaluate(fitted, holdout) if holdout else None
         row = accuracy_row(
             evaluation.result(),
             detector=detector,
@@ -81,11 +91,38 @@ def measure(
             if fitted.data.labelled_defects
             else "none",
             command=shlex.join(command),
+            holdout=None if other_day is None else other_day.result(),
         )
-        runs.append(Run(fitted, evaluation, row))
+        runs.append(Run(fitted, evaluation, row, other_day))
         if json_file is not None:
             merge_rows(json_file, [row])
+        if scores_file is not None:
+            write_scores(
+                scores_file, (group for run in runs for group in groups_of(run.evaluation, run.holdout))
+            )
     return runs
+
+
+def groups_of(evaluation: Evaluation, holdout: Evaluation | None, *, name: str = "test") -> list[Group]:
+    """What was said of the split `name`, and of a hold-out if there is one, as a file of scores keeps it."""
+    groups: list[Group] = [(name, evaluation.seed, evaluation.rows)]
+    if holdout is not None:
+        groups.append(("holdout", holdout.seed, holdout.rows))
+    return groups
+
+
+def check_holdout(dataset: Dataset, holdout: Sequence[Sample]) -> None:
+    """Raise DataError where pictures of a hold-out are among those of a data set, under whatever name."""
+    if not holdout:
+        return
+    known = set(digests(dataset.samples))
+    seen = [sample for sample, digest in zip(holdout, digests(holdout), strict=True) if digest in known]
+    if seen:
+        msg = (
+            f"{len(seen)} of the {len(holdout)} pictures of the hold-out are also among those of {dataset.name}, "
+            f"such as {seen[0].image.name}; test the promise on pictures that are not"
+        )
+        raise DataError(msg)
 
 
 def check_test(dataset: Dataset) -> None:
@@ -102,7 +139,7 @@ def evaluate(fitted: FittedLine, samples: Sequence[Sample]) -> Evaluation:
         FlawlineError: a picture or mask cannot be read, or a score is not finite.
 
     """
-    evaluation = Evaluation(fitted.settings.false_alarm, fitted.seed)
+    evaluation = Evaluation.of(fitted.rules, fitted.seed)
     for start in track(range(0, len(samples), BATCH), f"scoring, seed {fitted.seed}"):
         batch = samples[start : start + BATCH]
         verdicts = fitted.inspect([sample.read_image() for sample in batch])
@@ -125,8 +162,19 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Command": str(runs[0].row["command"]),
     }
     write_report(
-        path, title=title, facts=stated | (facts or {}), evaluations=[run.evaluation for run in runs]
+        path,
+        title=title,
+        facts=stated | (facts or {}),
+        evaluations=[run.evaluation for run in runs],
+        holdouts=[run.holdout for run in runs if run.holdout is not None],
     )
+
+
+def statements(evaluation: Evaluation | None, holdout: Evaluation | None = None) -> list[str]:
+    """What was found and whether the promise holds, on the test split and on a hold-out, in whole sentences."""
+    said = [] if evaluation is None else evaluation.result().statements
+    test = None if holdout is None else holdout.result().promise
+    return said if test is None else [*said, f"Good pictures of another day: {test.sentence}"]
 
 
 def summary(runs: Sequence[Run]) -> dict[str, str]:

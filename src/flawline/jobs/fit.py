@@ -19,7 +19,7 @@ from flawline.errors import DataError, RecipeError
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
-from flawline.scoring.settings import LineSettings
+from flawline.scoring.settings import PEAK_SHARE, LineSettings
 from flawline.teachers import Teacher, default_layers, load_teacher, settle
 from flawline.teachers.adapt import adapt
 from flawline.training import Budget
@@ -113,7 +113,7 @@ def fit(
             learnt=digests(kept.samples),
         ),
         seconds=time.monotonic() - started + time_left.before,
-    ).calibrated(found, false_alarm=recipe.false_alarm, method=method)
+    ).calibrated(found, false_alarm=recipe.false_alarm, method=method, look_again=recipe.second_budget)
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
     return fitted
@@ -287,6 +287,7 @@ def _settings(recipe: Recipe, parts: Sequence[Part]) -> LineSettings:
         false_alarm=recipe.false_alarm,
         pixel_threshold=1.0,
         min_area=recipe.min_area,
+        peak_share=PEAK_SHARE,
         fusion=recipe.fusion,
         parts=tuple(part.settings() for part in parts),
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
@@ -20,7 +21,7 @@ from flawline.progress import track
 from flawline.report.evaluation import Evaluation
 from flawline.repository import names
 from flawline.scoring.picture import Pixels
-from flawline.scoring.verdict import MAX_BOXES, Verdict, regions_of
+from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, peak_level, regions_of
 from flawline.serving.tritonserver import TritonServer
 from flawline_client import Inspection, InspectionClient
 
@@ -59,7 +60,8 @@ class Answer:
 
     Attributes:
         score: raw score of the picture.
-        is_defect: the decision.
+        verdict: the decision, as tensor VERDICT.
+        is_defect: whether the picture is called defective, as tensor IS_DEFECT.
         anomaly_map: FP32 [S, S], 1.0 at the pixel threshold.
         mask: UINT8 [S, S], 1 where the pixel is called defective.
         boxes: FP32 [n, 6], n <= MAX_BOXES: x1, y1, x2, y2 in pixels of the picture, strength, class.
@@ -67,6 +69,7 @@ class Answer:
     """
 
     score: float
+    verdict: int
     is_defect: bool
     anomaly_map: Floats
     mask: NDArray[np.uint8]
@@ -77,7 +80,8 @@ class Answer:
         """Take the answer from a verdict in this process, or from a server's response."""
         used = found.boxes[found.boxes[:, 2] >= 0]  # a verdict's unused rows are -1
         score = float(np.float32(found.score))  # as it travels
-        return cls(score, found.is_defect, found.anomaly_map, found.mask, used)
+        verdict = found.decision if isinstance(found, Verdict) else found.verdict
+        return cls(score, int(verdict), found.is_defect, found.anomaly_map, found.mask, used)
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,12 @@ class Comparison:
         path: name of the path, for messages and facts.
         min_area: the line's LineSettings.min_area, if its boxes are the regions of its mask; None if they are found
             in another way.
+        peak_share: the line's LineSettings.peak_share.
 
     """
 
-    def __init__(self, path: str, min_area: int | None) -> None:
-        self._path, self._min_area = path, min_area
+    def __init__(self, path: str, min_area: int | None, peak_share: float | None = None) -> None:
+        self._path, self._min_area, self._peak_share = path, min_area, peak_share
         self._expected: list[float] = []
         self._scores: list[float] = []
         self._flipped = self._pixels = self._unexplained = self._lost = 0
@@ -116,15 +121,17 @@ class Comparison:
         expected = Answer.of(reference)
         self._expected.append(expected.score)
         self._scores.append(answer.score)
-        self._flipped += expected.is_defect != answer.is_defect
+        decided = (expected.verdict, expected.is_defect), (answer.verdict, answer.is_defect)
+        self._flipped += decided[0] != decided[1]
         difference = map_difference(expected.anomaly_map, answer.anomaly_map)
         self._map_difference = max(self._map_difference, difference)
-        self._unexplained += unexplained_pixels(expected, answer)
+        self._unexplained += unexplained_pixels(reference, answer, self._peak_share)
         self._pixels += answer.mask.size
         if self._min_area is None:
             boxes = compare_boxes(expected.boxes, answer.boxes)
         else:
-            boxes = compare_regions(reference, answer, self._min_area)
+            always = self._peak_share is not None and answer.verdict != Decision.PASS
+            boxes = compare_regions(reference, answer, self._min_area, always=always)
         self._lost += boxes.lost
         self._min_iou = min(self._min_iou, boxes.min_iou)
 
@@ -155,19 +162,63 @@ def map_difference(reference: Floats, served: Floats) -> float:
     return _largest(np.abs(reference - served) / _scale(reference))
 
 
-def unexplained_pixels(reference: Answer, answer: Answer) -> int:
-    """Count mask pixels that differ although the reference map lies farther than MAP_LIMIT from the threshold."""
-    near = np.abs(reference.anomaly_map - 1) <= MAP_LIMIT * _scale(reference.anomaly_map)
-    return int(((reference.mask != answer.mask) & ~near).sum())
+def unexplained_pixels(reference: Verdict, answer: Answer, peak_share: float | None = None) -> int:
+    """Count mask pixels that differ although the reference map lies farther than MAP_LIMIT from the threshold.
+
+    Where rounding alone may decide that no pixel reaches it, the mask may also be the region around the strongest
+    place, to the same precision; see `_outside_peak`.
+    """
+    scale = _scale(reference.anomaly_map)
+    near = np.abs(reference.anomaly_map - 1) <= MAP_LIMIT * scale
+    unexplained = int(((reference.mask != answer.mask) & ~near).sum())
+    low = float(reference.anomaly_map.max()) < 1 + MAP_LIMIT
+    if not unexplained or peak_share is None or answer.verdict == Decision.PASS or not low:
+        return unexplained
+    by_threshold = ((reference.anomaly_map >= 1) != answer.mask) & ~near
+    ordinary = int(by_threshold.sum()) if answer.mask.any() else unexplained
+    return min(unexplained, ordinary, _outside_peak(reference, answer.mask, peak_share))
 
 
-def compare_regions(reference: Verdict, answer: Answer, min_area: int) -> BoxDifference:
+def _outside_peak(reference: Verdict, mask: NDArray[np.uint8], peak_share: float) -> int:
+    """Count pixels by which a mask is not the region around a strongest place of the reference map.
+
+    Its level, its largest pixel and each other pixel may be off by MAP_LIMIT. So the mask must hold a pixel that
+    may be the largest, every pixel that is surely connected to it, and none that surely is not.
+    """
+    found, level = reference.anomaly_map, peak_level(reference.anomaly_map, reference.geometry, peak_share)
+    inside = np.zeros(found.shape, np.bool_)
+    inside[: reference.geometry.inner_height, : reference.geometry.inner_width] = True
+    marked = mask > 0
+    top = marked & inside & (found >= found[inside].max() - 2 * MAP_LIMIT)
+    if not top.any():
+        return int(marked.sum()) or mask.size
+    surely, perhaps = (
+        _connected_to(top, inside & (found >= level + sign * 2 * MAP_LIMIT)) for sign in (1, -1)
+    )
+    return int((surely & ~marked).sum() + (marked & ~perhaps).sum())
+
+
+def _connected_to(seeds: NDArray[np.bool_], area: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """BOOL [S, S]: regions of `area` that hold a seed."""
+    _, labels = cv2.connectedComponents(area.astype(np.uint8), connectivity=8)
+    return np.asarray(area & np.isin(labels, labels[seeds & area]), dtype=np.bool_)
+
+
+def compare_regions(
+    reference: Verdict, answer: Answer, min_area: int, *, always: bool = False
+) -> BoxDifference:
     """Compare served boxes with those that the reference map gives the regions of the served mask.
 
     A pixel on the threshold may join or part regions and so change boxes as a whole. Whether the served mask is
     right is asked apart; here its boxes must be its own, with the strength that the reference map gives them.
+    `always` says that one box stands even where all regions are smaller than `min_area`: that of the strongest.
     """
     regions = regions_of(reference.anomaly_map, answer.mask, reference.geometry, min_area)
+    if always and not len(regions):
+        regions = regions_of(reference.anomaly_map, answer.mask, reference.geometry, 1)
+        pairs, left, more = _match(regions, answer.boxes)
+        weaker = [box for box in left if pairs and box[4] <= answer.boxes[0, 4] + MAP_LIMIT]
+        return BoxDifference(len(left) - len(weaker) + len(more), min(pairs, default=math.inf))
     pairs, left, more = _match(regions, answer.boxes)
     lost = [box for box in left if not _cut_off(box, answer.boxes)]
     return BoxDifference(len(lost) + len(more), min(pairs, default=math.inf))
@@ -177,13 +228,14 @@ def compare_boxes(reference: Floats, served: Floats) -> BoxDifference:
     """Compare boxes FP32 [n, 6] that do not come from a map. A counterpart overlaps by at least IOU_LIMIT.
 
     A box may be alone if its strength is within MAP_LIMIT of the threshold of 1.0, on which it may have fallen.
+    One below the threshold stands only where no other does, and then any other may stand for it.
     """
     pairs, left, more = _match(reference, served, at_least=IOU_LIMIT)
     lost = [
         box
         for alone, others in ((left, served), (more, reference))
         for box in alone
-        if not (abs(box[4] - 1) <= MAP_LIMIT or _cut_off(box, others))
+        if not (abs(box[4] - 1) <= MAP_LIMIT or (box[4] < 1 and len(others)) or _cut_off(box, others))
     ]
     return BoxDifference(len(lost), min(pairs, default=math.inf))
 
@@ -312,7 +364,7 @@ def prove(
         FlawlineError: a picture cannot be read or is refused, or the server does not start or load the line.
 
     """
-    evaluation = Evaluation(fitted.settings.false_alarm, fitted.seed)
+    evaluation = Evaluation.of(fitted.rules, fitted.seed)
     threads = len(os.sched_getaffinity(0))
     in_process = {"graph": ServedLine(artefact, threads=threads, target="onnxruntime")}
     manifest = in_process["graph"].manifest
@@ -326,7 +378,7 @@ def prove(
     paths = (*in_process, *(path for path, _ in doors))
     regions = all("boxes" not in part.gives for part in fitted.settings.parts)
     min_area = fitted.settings.min_area if regions else None
-    comparisons = {path: Comparison(path, min_area) for path in paths}
+    comparisons = {path: Comparison(path, min_area, fitted.settings.peak_share) for path in paths}
     with _serving(repository) as client:
         batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
         for batch in track(batches, "comparing eager and served"):

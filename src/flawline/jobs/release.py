@@ -48,12 +48,14 @@ class ReleasedLine:
         manifest: what its artefact says of itself.
         evaluation: eager torch's answers on the pictures that parity compared.
         folder: its artefact.
+        holdout: eager torch's answers on good pictures of another day; None without such.
 
     """
 
     manifest: Manifest
     evaluation: Evaluation
     folder: Path
+    holdout: Evaluation | None = None
 
 
 def reserve(repository: Path, line: str, target: str) -> AbstractContextManager[Path]:
@@ -216,4 +218,12 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
     }
     title = f"Line {manifest.line}, version {manifest.version}"
     losses = next((part.training.losses for part in manifest.parts if part.training is not None), ())
-    write_report(path, title=title, facts=facts, evaluations=[built.evaluation], losses=losses)
+    write_report(
+        path,
+        title=title,
+        facts=facts,
+        evaluations=[built.evaluation],
+        losses=losses,
+        holdouts=[] if built.holdout is None else [built.holdout],
+        unseen=manifest.metrics is not None,
+    )

@@ -7,29 +7,41 @@ import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from flawline.artefact.rules import Rules
 from flawline.data.sample import Sample
 from flawline.errors import DataError, RecipeError
 from flawline.files import write_atomically
 from flawline.report.gallery import Card, Gallery, PictureRow
-from flawline.report.metrics import PixelCurves, image_metrics, to_picture
+from flawline.report.metrics import PixelCurves, image_metrics, threshold_at, to_picture
+from flawline.report.promise import PromiseTest, Share, check_promise
 from flawline.scoring.verdict import Verdict
 
 SPREAD_METRICS = (
+    "found_at_1",
+    "found_at_2",
+    "found_at_5",
+    "recall_at_budget",
+    "false_alarm_rate",
+    "located_at_budget",
+    "located_at_1",
+    "located_at_2",
+    "located_at_5",
     "image_auroc",
     "image_ap",
     "f1_max",
     "pixel_auroc",
     "pixel_ap",
     "aupro",
-    "recall_at_budget",
-    "false_alarm_rate",
 )
 """Fields of EvaluationResult whose mean and spread over seeds mean something."""
+ROC_SHARES = (1, 2, 5)
+"""False alarms in percent at which the ROC curve is read."""
 ACCURACY_KEY = ("detector", "data", "teacher", "recipe", "seed", "labels_used")
 """Fields that tell one row of accuracy.json from another."""
 GALLERY_SIZE = 6
@@ -48,8 +60,17 @@ class ClassRecall(BaseModel):
 class EvaluationResult(BaseModel):
     """Figures of one evaluation. Shares and areas are 0 to 1; None where the data cannot tell.
 
-    `found` of `defects` and `false_alarms` of `normals` were called defective. Pixel figures rest on
-    `pixel_images` pictures with `regions` connected regions of ground truth in them.
+    The calibrated line called `found` of `defects` and `false_alarms` of `normals` defective, which is
+    `recall_at_budget` and `false_alarm_rate` as shares, and it wants `defects_to_look_at` more defects and
+    `normals_to_look_at` more normals to be looked at again. Of the found defects, `located` have the strongest
+    place of their map on their mask; masks are known of `masked` defects, and `located_at_budget` is their share.
+
+    `found_at_1`, `found_at_2` and `found_at_5` read the ROC curve: the share of defects whose score lies above that
+    of all but 1, 2 or 5 % of the test split's own normals; `located_at_1` and so on are the share of masked defects
+    that are located, too. No line can promise these, since the threshold is taken on the test split.
+
+    `promise` tests the line's budget on the normals. Pixel figures rest on `pixel_images` pictures with `regions`
+    connected regions of ground truth in them.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -59,6 +80,19 @@ class EvaluationResult(BaseModel):
     defects: int
     found: int
     false_alarms: int
+    found_at_1: float | None
+    found_at_2: float | None
+    found_at_5: float | None
+    masked: int
+    located: int
+    located_at_budget: float | None
+    located_at_1: float | None
+    located_at_2: float | None
+    located_at_5: float | None
+    look_again: float | None
+    defects_to_look_at: int
+    normals_to_look_at: int
+    promise: PromiseTest | None
     image_auroc: float | None
     image_ap: float | None
     f1_max: float | None
@@ -71,6 +105,29 @@ class EvaluationResult(BaseModel):
     false_alarm_rate: float | None
     recall_at_budget: float | None
     recall_by_class: dict[str, ClassRecall]
+
+    @property
+    def statements(self) -> list[str]:
+        """What was found, and whether the promise holds, in whole sentences."""
+        said = []
+        if self.defects:
+            found = Share(self.found, self.defects)
+            sentence = (
+                f"{found.count} of {found.total} defects found ({found.text}, interval {found.range_text})"
+            )
+            if self.masked:
+                sentence += f"; {self.located} of {self.masked} with a mask found and located"
+            said.append(f"{sentence}.")
+        else:
+            said.append("Nothing tells how many defects are found: there are no defect pictures.")
+        if self.promise is not None:
+            said.append(self.promise.sentence)
+        if self.look_again is not None and self.look_again > self.budget:
+            said.append(
+                f"To be looked at again: {self.normals_to_look_at} more good and {self.defects_to_look_at} more "
+                "defective pictures."
+            )
+        return said
 
 
 class Spread(BaseModel):
@@ -89,15 +146,43 @@ class Evaluation:
     Kept are a table row per picture, fixed histograms for the pixel curves, and the few cards a report shows.
     """
 
-    def __init__(self, budget: float, seed: int = 0) -> None:
-        """`budget`: share of good pictures the line may call defective. `seed`: of the fit, for the report."""
+    def __init__(
+        self,
+        budget: float,
+        seed: int = 0,
+        *,
+        look_again: float | None = None,
+        calibration: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Start without pictures.
+
+        Args:
+            budget: share of good pictures that the line may call defective.
+            seed: seed of the fit, for the report.
+            look_again: share that it may call defective or want to be looked at again; None where it has no such.
+            calibration: FP32 [n], ascending, scores of the normals that calibrated it; None if they are not known.
+
+        """
         self.budget = budget
         self.seed = seed
+        self.look_again = look_again
+        self.calibration = calibration
         self.rows: list[PictureRow] = []
         self._curves = PixelCurves()
         self._pixel_images = 0
         self._hits, self._weak_hits, self._misses, self._alarms, self._good = (
             Gallery(GALLERY_SIZE) for _ in range(5)
+        )
+
+    @classmethod
+    def of(cls, rules: Rules, seed: int) -> Self:
+        """Start for a line that decides by these rules."""
+        settings = rules.settings
+        return cls(
+            settings.false_alarm,
+            seed,
+            look_again=settings.look_again,
+            calibration=rules.calibration.scores,
         )
 
     def add(self, sample: Sample, verdict: Verdict) -> None:
@@ -114,8 +199,8 @@ class Evaluation:
         if not (np.isfinite(verdict.score) and np.isfinite(verdict.anomaly_map).all()):
             msg = f"{sample.image}: its scores are not finite; lower the learning rate in the recipe and fit again"
             raise RecipeError(msg)
-        row = PictureRow.of(sample, verdict)
         truth = _pixel_label(sample, verdict)
+        row = PictureRow.of(sample, verdict, truth)
         if truth is not None:
             self._curves.add(to_picture(verdict.anomaly_map, verdict.geometry), truth)
             self._pixel_images += 1
@@ -126,16 +211,38 @@ class Evaluation:
         """All figures over the pictures added so far."""
         normals = [row for row in self.rows if not row.is_defect]
         defects = [row for row in self.rows if row.is_defect]
+        masked = [row for row in defects if row.located is not None]
+        normal_scores = _scores(normals)
         image = image_metrics(
-            np.array([row.is_defect for row in self.rows], dtype=np.bool_),
-            np.array([row.score for row in self.rows], dtype=np.float64),
+            np.array([row.is_defect for row in self.rows], dtype=np.bool_), _scores(self.rows)
         )
+        thresholds = {share: threshold_at(normal_scores, share / 100) for share in ROC_SHARES if normals}
+        at = {
+            **{f"found_at_{share}": _share_above(defects, thresholds.get(share)) for share in ROC_SHARES},
+            **{
+                f"located_at_{share}": _share_above(masked, thresholds.get(share), located=True)
+                for share in ROC_SHARES
+            },
+        }
+        located = sum(row.called and bool(row.located) for row in masked)
         return EvaluationResult(
             images=len(self.rows),
             normals=len(normals),
             defects=len(defects),
             found=sum(row.called for row in defects),
             false_alarms=sum(row.called for row in normals),
+            masked=len(masked),
+            located=located,
+            located_at_budget=located / len(masked) if masked else None,
+            look_again=self.look_again,
+            defects_to_look_at=sum(row.to_look_at for row in defects),
+            normals_to_look_at=sum(row.to_look_at for row in normals),
+            promise=check_promise(
+                np.array([row.called for row in normals], dtype=np.bool_),
+                normal_scores,
+                self.budget,
+                self.calibration,
+            ),
             image_auroc=image.auroc,
             image_ap=image.ap,
             f1_max=image.f1_max,
@@ -148,6 +255,7 @@ class Evaluation:
             false_alarm_rate=_share_called(normals),
             recall_at_budget=_share_called(defects),
             recall_by_class=_recall_by_class(defects),
+            **at,
         )
 
     @property
@@ -202,6 +310,19 @@ def _pixel_label(sample: Sample, verdict: Verdict) -> NDArray[np.bool_] | None:
     return None if sample.is_defect and not truth.any() else truth
 
 
+def _scores(rows: Sequence[PictureRow]) -> NDArray[np.float64]:
+    return np.array([row.score for row in rows], dtype=np.float64)
+
+
+def _share_above(
+    rows: Sequence[PictureRow], threshold: float | None, *, located: bool = False
+) -> float | None:
+    """Share of pictures that score above a threshold; where `located` is set, of those that are located, too."""
+    if not rows or threshold is None:
+        return None
+    return sum(row.score > threshold and (not located or bool(row.located)) for row in rows) / len(rows)
+
+
 def _share_called(rows: Sequence[PictureRow]) -> float | None:
     return sum(row.called for row in rows) / len(rows) if rows else None
 
@@ -245,8 +366,24 @@ def accuracy_row(
     peak_rss_mb: float,
     labels_used: str,
     command: str,
+    holdout: EvaluationResult | None = None,
 ) -> dict[str, object]:
-    """One row of accuracy.json; shares to four places. `labels_used` is "none" or says what the fit was told."""
+    """One row of accuracy.json; shares to four places.
+
+    Args:
+        result: figures on the test split.
+        detector: its parts, joined by +.
+        data: name of the data set.
+        teacher: the teacher and its fingerprint.
+        recipe: name of the recipe.
+        seed: seed of every random choice.
+        fit_seconds: time that it took.
+        peak_rss_mb: most memory that it took, in MB.
+        labels_used: `none`, or what the fit was told.
+        command: how to repeat it.
+        holdout: figures on good pictures of another day, if there are any.
+
+    """
     figures = {metric: getattr(result, metric) for metric in SPREAD_METRICS}
     return {
         "detector": detector,
@@ -256,13 +393,35 @@ def accuracy_row(
         "seed": seed,
         **{metric: None if value is None else round(value, 4) for metric, value in figures.items()},
         "budget": result.budget,
-        "normals": result.normals,
-        "defects": result.defects,
+        "look_again": result.look_again,
+        **_counts(result),
+        "promise": _promise_figures(result),
+        **({} if holdout is None else {"holdout": _promise_figures(holdout)}),
         "fit_seconds": round(fit_seconds, 1),
         "peak_rss_mb": round(peak_rss_mb),
         "labels_used": labels_used,
         "command": command,
     }
+
+
+def _counts(result: EvaluationResult) -> dict[str, int]:
+    names = (
+        "normals",
+        "defects",
+        "found",
+        "false_alarms",
+        "masked",
+        "located",
+        "defects_to_look_at",
+        "normals_to_look_at",
+    )
+    return {name: getattr(result, name) for name in names}
+
+
+def _promise_figures(result: EvaluationResult) -> dict[str, object] | None:
+    """The test of the promise as plain values, with its answer."""
+    test = result.promise
+    return None if test is None else {**test.model_dump(), "answer": test.word}
 
 
 def merge_rows(path: Path, rows: Iterable[Mapping[str, object]], key: Sequence[str] = ACCURACY_KEY) -> None:

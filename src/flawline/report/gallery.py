@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from flawline.data.sample import Sample
+from flawline.report.metrics import is_located
 from flawline.scoring.picture import Pixels
-from flawline.scoring.verdict import Verdict
+from flawline.scoring.verdict import Decision, Verdict
 
 THUMBNAIL_SIDE = 320
 """Pixels of a card's longer side at most; smaller pictures keep their size."""
@@ -17,21 +19,43 @@ THUMBNAIL_SIDE = 320
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One picture's line in the table of decisions; `name` is its folder and file name."""
+    """One picture's line in the table of decisions.
 
-    name: str
+    `located` tells whether the strongest place of its map lies on its mask (see metrics.is_located); None for a
+    good picture, and for a defective one whose mask is missing or empty.
+    """
+
+    path: Path
     defect_class: str
     is_defect: bool
     score: float
     p_value: float
-    called: bool
+    decision: Decision
+    located: bool | None = None
 
     @classmethod
-    def of(cls, sample: Sample, verdict: Verdict) -> "PictureRow":
-        """Put what was known of a picture beside what the line said of it."""
-        name = "/".join(sample.image.parts[-2:])
-        score, p_value, called = float(verdict.score), float(verdict.p_value), bool(verdict.is_defect)
-        return cls(name, sample.defect_class, sample.is_defect, score, p_value, called)
+    def of(cls, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None) -> "PictureRow":
+        """Put what was known of a picture, with its label BOOL [H, W], beside what the line said of it."""
+        located = is_located(verdict, truth) if truth is not None and truth.any() else None
+        score, p_value = float(verdict.score), float(verdict.p_value)
+        return cls(
+            sample.image, sample.defect_class, sample.is_defect, score, p_value, verdict.decision, located
+        )
+
+    @property
+    def name(self) -> str:
+        """Its folder and file name."""
+        return "/".join(self.path.parts[-2:])
+
+    @property
+    def called(self) -> bool:
+        """Whether it was called defective."""
+        return self.decision is Decision.REJECT
+
+    @property
+    def to_look_at(self) -> bool:
+        """Whether it is to be looked at again."""
+        return self.decision is Decision.LOOK_AGAIN
 
 
 @dataclass(frozen=True)

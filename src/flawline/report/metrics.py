@@ -1,5 +1,6 @@
 """Measures of detection: of whole pictures in one go, of pixels as a stream of bounded memory."""
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -10,11 +11,15 @@ from scipy import ndimage
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
 
 from flawline.scoring.picture import Geometry
+from flawline.scoring.verdict import Verdict
 
 BINS = 65_536
 """Histogram bins for pixel scores: 32 octaves of 2048, so neighbours differ by 0.05 % at most."""
 PRO_FPR_LIMIT = 0.3
 """Share of normal pixels up to which PRO is integrated, as MVTec AD papers report it."""
+
+LOCATED_WITHIN = 4.0
+"""Pixels of the model square by which the strongest place of a map may miss the mask: half a patch, or a sigma."""
 
 _LOWEST = np.float32(2.0**-20)
 _HIGHEST = np.nextafter(np.float32(2.0**12), np.float32(0))
@@ -43,6 +48,53 @@ def image_metrics(is_defect: NDArray[np.bool_], scores: NDArray[np.float64]) -> 
         ap=float(average_precision_score(is_defect, scores)),
         f1_max=float(f1.max()),
     )
+
+
+def threshold_at(normals: NDArray[np.float64], false_alarm: float) -> float:
+    """Score above which at most `false_alarm` of normal scores [n], n > 0, lie: a reading of the ROC curve.
+
+    It is read off the very pictures that it is applied to, so no line can promise it.
+    """
+    allowed = math.floor(false_alarm * len(normals) + 1e-9)
+    return float(np.sort(normals)[::-1][allowed])
+
+
+def strongest_place(verdict: Verdict) -> tuple[float, float] | None:
+    """Row and column in the model square of the largest pixel of a map on the picture.
+
+    Without a map, the centre of the strongest box; None without either.
+    """
+    geometry = verdict.geometry
+    inside = verdict.anomaly_map[: geometry.inner_height, : geometry.inner_width]
+    if inside.any():
+        row, column = np.unravel_index(int(inside.argmax()), inside.shape)
+        return float(row), float(column)
+    used = verdict.boxes[verdict.boxes[:, 4] >= 0]
+    if not len(used):
+        return None
+    x1, y1, x2, y2 = used[used[:, 4].argmax(), :4].tolist()
+    return (
+        (y1 + y2) / 2 * geometry.inner_height / geometry.height - 0.5,
+        (x1 + x2) / 2 * geometry.inner_width / geometry.width - 0.5,
+    )
+
+
+def is_located(verdict: Verdict, truth: NDArray[np.bool_]) -> bool:
+    """Whether the strongest place lies on the defect, or within LOCATED_WITHIN pixels of the model square of it.
+
+    Args:
+        verdict: the answer for the picture.
+        truth: BOOL [H, W], True on defective pixels of the picture, of which there must be one.
+
+    """
+    place, geometry = strongest_place(verdict), verdict.geometry
+    if place is None:
+        return False
+    rows, columns = np.nonzero(truth)
+    # To centres of pixels of the model square, so that the thinnest crack is not lost by shrinking the mask.
+    down = (rows + 0.5) * geometry.inner_height / geometry.height - 0.5 - place[0]
+    across = (columns + 0.5) * geometry.inner_width / geometry.width - 0.5 - place[1]
+    return bool(np.hypot(down, across).min() <= LOCATED_WITHIN)
 
 
 def to_picture(anomaly_map: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:

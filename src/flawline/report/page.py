@@ -1,27 +1,53 @@
 """One HTML file that explains an evaluated line to the people who answer for its quality."""
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
-import numpy as np
-from scipy.stats import binomtest
 
 from flawline.errors import DataError
 from flawline.files import write_atomically
-from flawline.report import plots
+from flawline.report import operating_point, plots
 from flawline.report.evaluation import Evaluation, EvaluationResult, Spread, spread
 from flawline.report.gallery import Card, PictureRow
+from flawline.report.metrics import LOCATED_WITHIN
+from flawline.report.promise import Share, percent
+from flawline.scoring.verdict import Decision
 
-CONFIDENCE = 0.95
-"""Of the intervals around measured shares (Clopper and Pearson, 1934)."""
+TEMPLATES = Path(__file__).parent / "templates"
 
-_TEMPLATE = "report.html.jinja"
+_TEMPLATE, _SCRIPT = "report.html.jinja", "operating_point.js"
 
 _MEASURES: tuple[tuple[str, str, str], ...] = (
-    ("recall_at_budget", "Defects found", "Share of defective pictures called defective at the budget."),
-    ("false_alarm_rate", "False alarms", "Share of good pictures called defective at the budget."),
+    (
+        "recall_at_budget",
+        "Defects found",
+        "Share of defective pictures that the calibrated line calls defective.",
+    ),
+    ("false_alarm_rate", "False alarms", "Share of good pictures that the calibrated line calls defective."),
+    (
+        "located_at_budget",
+        "Found and located",
+        (
+            "Share of defective pictures with a mask that are found, with the strongest place of the map on the "
+            f"mask, or within {LOCATED_WITHIN:g} pixels of the model square of it."
+        ),
+    ),
+    (
+        "found_at_1",
+        "Found at 1%",
+        (
+            "Share of defective pictures above the threshold that at most 1% of the good test pictures exceed. It "
+            "is read off this very test (ROC curve), so no line can promise it."
+        ),
+    ),
+    ("found_at_2", "Found at 2%", "The same at 2% of the good test pictures."),
+    ("found_at_5", "Found at 5%", "The same at 5% of the good test pictures."),
+    ("located_at_1", "Located at 1%", "As found at 1%, and located."),
+    ("located_at_2", "Located at 2%", "As found at 2%, and located."),
+    ("located_at_5", "Located at 5%", "As found at 5%, and located."),
     (
         "image_auroc",
         "Image AUROC",
@@ -49,33 +75,7 @@ _MEASURES: tuple[tuple[str, str, str], ...] = (
         "How much of each defect region the heat map covers, small regions counting as much as large ones.",
     ),
 )
-_SHARES = ("recall_at_budget", "false_alarm_rate")
-
-
-@dataclass(frozen=True)
-class _Share:
-    """`count` of `total`, with the interval that holds the true share with CONFIDENCE."""
-
-    count: int
-    total: int
-
-    @property
-    def value(self) -> float:
-        return self.count / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        ends = binomtest(self.count, self.total).proportion_ci(CONFIDENCE, method="exact")
-        return float(ends.low), float(ends.high)
-
-    @property
-    def text(self) -> str:
-        return _percent(self.value)
-
-    @property
-    def range_text(self) -> str:
-        low, high = self.interval
-        return f"{_percent(low)} to {_percent(high)}"
+_SHARES = {field for field, _, _ in _MEASURES[: [name for name, _, _ in _MEASURES].index("image_auroc")]}
 
 
 def write_report(
@@ -85,6 +85,8 @@ def write_report(
     evaluations: Sequence[Evaluation],
     facts: Mapping[str, str],
     losses: Sequence[float] = (),
+    holdouts: Sequence[Evaluation] = (),
+    unseen: bool = True,
 ) -> None:
     """Write the report of one or several runs, which differ in their seed, as one self-contained HTML file.
 
@@ -96,6 +98,8 @@ def write_report(
         evaluations: one per seed; seeds differ.
         facts: what the line is made of, in the order to print, plain text.
         losses: mean loss of each tenth of its student's training; empty where none was trained.
+        holdouts: what each run said of good pictures of another day, one for each evaluation; empty without such.
+        unseen: whether the line had not seen the pictures; those that it learned from test no promise.
 
     Raises:
         DataError: an evaluation without pictures, or none at all.
@@ -107,18 +111,25 @@ def write_report(
     results = [evaluation.result() for evaluation in evaluations]
     middle = _middle(results)
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    script = (TEMPLATES / _SCRIPT).read_text(encoding="utf-8")
+    holdout = holdouts[middle] if holdouts else None
     page = environment.get_template(_TEMPLATE).render(
         title=title,
         facts=facts,
         seed=evaluations[middle].seed,
+        unseen=unseen,
         runs=_runs(evaluations, results),
-        **_summary(results[middle]),
+        **_summary(results[middle], unseen=unseen),
+        point=operating_point.view(evaluations[middle]),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
+        holdout=None if holdout is None else _holdout(holdout),
         measures=_measures(results[middle]),
         charts=[*_charts(evaluations, middle, results[middle]), *_training_charts(losses)],
         classes=_classes(results[middle]),
@@ -129,49 +140,65 @@ def write_report(
     write_atomically(path, page)
 
 
-def decision_threshold(rows: Sequence[PictureRow]) -> float | None:
-    """Score between the highest passed and the lowest called picture; None when the decisions do not tell."""
-    called = [row.score for row in rows if row.called]
-    passed = [row.score for row in rows if not row.called]
-    if not called or not passed or max(passed) >= min(called):
-        return None
-    return (max(passed) + min(called)) / 2
-
-
 def _middle(results: Sequence[EvaluationResult]) -> int:
     order = sorted(range(len(results)), key=lambda run: results[run].image_auroc or 0.0)
     return order[(len(order) - 1) // 2]
 
 
-def _summary(result: EvaluationResult) -> dict[str, object]:
+def _summary(result: EvaluationResult, *, unseen: bool) -> dict[str, object]:
     """Values of the template's headline: found, alarms (each may be None), promise, and the plain result."""
-    found = _Share(result.found, result.defects) if result.defects else None
-    alarms = _Share(result.false_alarms, result.normals) if result.normals else None
+    found = Share(result.found, result.defects) if result.defects else None
+    alarms = Share(result.false_alarms, result.normals) if result.normals else None
     return {
         "result": result,
         "budget": f"{100 * result.budget:.3g}%",
         "found": found,
         "alarms": alarms,
-        "promise": _promise(alarms, result.budget),
+        "promise": _promise(result)
+        if unseen
+        else (
+            "Not checked",
+            "There are no test pictures, and those that a line learned from test no promise.",
+        ),
+        "has_band": result.look_again is not None and result.look_again > result.budget,
+        "look_again": "" if result.look_again is None else f"{100 * result.look_again:.3g}%",
         "pairs": None if result.image_auroc is None else f"{100 * result.image_auroc:.1f}",
     }
 
 
-def _promise(alarms: _Share | None, budget: float) -> tuple[str, str]:
-    """Say in a word and a sentence whether the false-alarm budget was kept."""
-    if alarms is None:
+def _promise(result: EvaluationResult) -> tuple[str, str]:
+    """Say in a word and in sentences whether the promise holds, and what was found beside it."""
+    test = result.promise
+    if test is None:
         return "Not checked", "The test holds no good pictures, so the promise could not be checked."
-    if alarms.value <= budget:
-        return "Kept", "The measured share is within the promise."
-    if alarms.interval[0] <= budget:
-        return "Within chance", (
-            f"The measured share is above the promise, but with {alarms.total} good pictures "
-            "that can happen by chance."
+    found = "How many defects are found at this budget is not known: the test holds none."
+    if result.defects:
+        share = Share(result.found, result.defects)
+        found = (
+            f"At this budget {share.count} of {share.total} defects were found ({share.range_text} with 95% "
+            "confidence)."
         )
-    return "Not kept", (
-        "More good pictures were called defective than chance explains. The good pictures of the test differ "
-        "from those the line was calibrated on; calibrate again on pictures of today."
+    word = (
+        "Does not carry over"
+        if test.word != "does not hold" and not test.carries_over
+        else test.word.capitalize()
     )
+    return word, f"{test.sentence} {found}"
+
+
+def _holdout(evaluation: Evaluation) -> dict[str, object]:
+    """What good pictures of another day said of the promise."""
+    result = evaluation.result()
+    cards = evaluation.false_alarms
+    return {
+        "promise": _promise(result)[0],
+        "sentence": "" if result.promise is None else result.promise.sentence,
+        "gallery": {
+            "heading": "Good pictures of another day that alarmed",
+            "lead": "The highest scores first. If they look good to you, calibrate on pictures like these.",
+            "cards": [_card(card) for card in cards],
+        },
+    }
 
 
 def _measures(result: EvaluationResult) -> list[tuple[str, str, str]]:
@@ -199,22 +226,15 @@ def _runs(evaluations: Sequence[Evaluation], results: Sequence[EvaluationResult]
 
 
 def _mean_and_std(entry: Spread) -> str:
-    deviation = "" if entry.std is None else f" ± {_percent(entry.std)}"
-    return f"{_percent(entry.mean)}{deviation}"
+    deviation = "" if entry.std is None else f" ± {percent(entry.std)}"
+    return f"{percent(entry.mean)}{deviation}"
 
 
 def _charts(evaluations: Sequence[Evaluation], middle: int, result: EvaluationResult) -> list[dict[str, str]]:
     """Charts with headings, alternative texts and captions; curves need pictures of both kinds."""
     evaluation = evaluations[middle]
-    rows, threshold = evaluation.rows, decision_threshold(evaluation.rows)
+    rows = evaluation.rows
     charts = [
-        {
-            "heading": "Scores of good and defective pictures",
-            "source": plots.score_chart(rows, threshold),
-            "alt": f"Histogram of scores. {_range_of(rows, False)} {_range_of(rows, True)}",
-            "caption": "The further the two groups lie apart, the better."
-            + (" Everything right of the dashed line is called defective." if threshold is not None else ""),
-        },
         {
             "heading": "What another budget would give",
             "source": plots.budget_chart(rows, evaluation.budget),
@@ -259,17 +279,9 @@ def _training_charts(losses: Sequence[float]) -> list[dict[str, str]]:
     ]
 
 
-def _range_of(rows: Sequence[PictureRow], is_defect: bool) -> str:
-    scores = plots.scores_of(rows, is_defect=is_defect)
-    name = "Defective" if is_defect else "Good"
-    if not scores.size:
-        return f"{name} pictures: none."
-    return f"{name} pictures: {scores.min():.3g} to {scores.max():.3g}, half of them below {np.median(scores):.3g}."
-
-
-def _classes(result: EvaluationResult) -> list[tuple[str, _Share]]:
+def _classes(result: EvaluationResult) -> list[tuple[str, Share]]:
     return [
-        (name, _Share(round(entry.recall * entry.count), entry.count))
+        (name, Share(round(entry.recall * entry.count), entry.count))
         for name, entry in result.recall_by_class.items()
     ]
 
@@ -317,24 +329,30 @@ def _card(card: Card) -> dict[str, object]:
         "peak": f"{card.scores.max():.2f}",
         "picture": plots.picture_tile(card),
         "heat": plots.heat_tile(card),
-        "mask": plots.called_tile(card) if card.mask.any() else None,
+        "verdict": _ANSWERS[card.row.decision],
+        "mask": plots.called_tile(card) if card.mask.any() or len(card.boxes) else None,
         "truth": plots.truth_tile(card) if card.truth is not None and card.truth.any() else None,
         "truth_note": "no pixel label" if card.truth is None else "no defect labelled",
     }
+
+
+_ANSWERS = {
+    Decision.PASS: ("good", "passed as good"),
+    Decision.LOOK_AGAIN: ("again", "look again"),
+    Decision.REJECT: ("defect", "called defective"),
+}
+"""Class of the badge, and words, of each answer."""
 
 
 def _errors(rows: Sequence[PictureRow]) -> list[tuple[PictureRow, str]]:
     """Every wrong decision: missed defects by rising score, then false alarms by falling score."""
     misses = sorted((row for row in rows if row.is_defect and not row.called), key=lambda row: row.score)
     alarms = sorted((row for row in rows if row.called and not row.is_defect), key=lambda row: -row.score)
-    return [(row, "missed") for row in misses] + [(row, "false alarm") for row in alarms]
+    again = {True: "missed, but to be looked at again", False: "missed"}
+    return [(row, again[row.to_look_at]) for row in misses] + [(row, "false alarm") for row in alarms]
 
 
 def _figure(field: str, value: float | None) -> str:
     if value is None:
         return "not measured"
-    return _percent(value) if field in _SHARES else f"{value:.3f}"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
+    return percent(value) if field in _SHARES else f"{value:.3f}"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.metrics import precision_recall_curve, roc_curve
@@ -47,33 +47,6 @@ _STYLE: dict[Any, Any] = {
 
 Runs = Mapping[int, Sequence[PictureRow]]
 """Rows of each run, by seed; the chart of several runs draws a line for each."""
-
-
-def score_chart(rows: Sequence[PictureRow], threshold: float | None) -> str:
-    """Draw the histogram of the scores of good and defective pictures; the line marks the decision."""
-    good, defective = scores_of(rows, is_defect=False), scores_of(rows, is_defect=True)
-    every = np.concatenate([good, defective])
-    wide = every.min() > 0 and every.max() > 20 * every.min()
-    ends = (every.min(), every.max() if every.max() > every.min() else every.min() + 1)
-    edges = (np.geomspace(*ends, 41) if wide else np.linspace(*ends, 41)).tolist()
-    with mpl.rc_context(_STYLE):
-        figure, axes = _canvas()
-        for scores, colour, hatch, name in (
-            (good, GOOD_COLOUR, "", f"good ({len(good)})"),
-            (defective, DEFECT_COLOUR, "////", f"defective ({len(defective)})"),
-        ):
-            axes.hist(scores, edges, histtype="stepfilled", color=colour, alpha=0.3)
-            axes.hist(scores, edges, histtype="step", color=colour, lw=1.6, hatch=hatch, label=name)
-        if wide:
-            _plain_log(axes)
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="score of the picture", ylabel="pictures")
-        if threshold is not None:
-            axes.axvline(
-                threshold, color=_INK, ls="--", lw=1.4, label=f"called defective above {threshold:.3g}"
-            )
-        _legend_above(axes)
-        return _svg(figure)
 
 
 def roc_chart(runs: Runs, middle: int) -> str:
@@ -195,11 +168,6 @@ def called_tile(card: Card) -> str:
 def truth_tile(card: Card) -> str:
     """Fade the thumbnail and paint the pixels labelled defective; the card has a label."""
     return _jpeg(_painted(card, cast(NDArray[np.bool_], card.truth), DEFECT_COLOUR))
-
-
-def scores_of(rows: Sequence[PictureRow], *, is_defect: bool) -> NDArray[np.float64]:
-    """FP64 [n]: scores of the good or of the defective pictures."""
-    return np.array([row.score for row in rows if row.is_defect is is_defect], dtype=np.float64)
 
 
 def _labels_and_scores(rows: Sequence[PictureRow]) -> tuple[list[bool], list[float]]:

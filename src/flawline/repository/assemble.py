@@ -69,6 +69,7 @@ def _verdict(manifest: Manifest) -> tuple[Tensor, ...]:
     return (
         Tensor(name="SCORE", dtype="TYPE_FP32", dims=(1,)),
         Tensor(name="P_VALUE", dtype="TYPE_FP32", dims=(1,)),
+        Tensor(name="VERDICT", dtype="TYPE_INT32", dims=(1,)),
         Tensor(name="IS_DEFECT", dtype="TYPE_BOOL", dims=(1,)),
         Tensor(name="ANOMALY_MAP", dtype="TYPE_FP32", dims=(size, size)),
         Tensor(name="MASK", dtype="TYPE_UINT8", dims=(size, size)),

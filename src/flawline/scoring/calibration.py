@@ -43,6 +43,9 @@ class Calibration:
         asked_false_alarm: the budget that was asked for.
         false_alarm: the budget that n normals can support: never below 1 / (n + 1).
         pixel_threshold: at most `false_alarm` of normal pictures are expected to have a pixel that reaches it.
+        asked_look_again: the second budget that was asked for, of pictures to be called defective or looked at
+            again; None where none was.
+        look_again: the second budget that n normals can support; None as before.
 
     """
 
@@ -52,6 +55,13 @@ class Calibration:
     asked_false_alarm: float
     false_alarm: float
     pixel_threshold: float
+    asked_look_again: float | None = None
+    look_again: float | None = None
+
+    @property
+    def has_band(self) -> bool:
+        """Whether there are p-values at which a picture is looked at again."""
+        return self.look_again is not None and self.look_again > self.false_alarm
 
     @property
     def promise(self) -> str:
@@ -59,24 +69,36 @@ class Calibration:
         count = len(self.scores)
         if self.method == "split":
             origin = f"{count} normals that it did not learn from (split conformal prediction)"
-            degree = f"at most {self.false_alarm:.2%}"
+            degree = "at most"
         else:
             origin = (
                 f"{count} normals, each scored by banks without it ({self.method} cross-conformal prediction)"
             )
-            degree = f"about {self.false_alarm:.2%}"
-        promise = f"of good pictures like these, {degree} are called defective on average; from {origin}"
+            degree = "about"
+        promise = (
+            f"of good pictures like these, {degree} {self.false_alarm:.2%} are called defective on average"
+        )
+        if self.has_band:
+            promise += f", and {degree} {self.look_again:.2%} are called defective or looked at again"
+        promise += f"; from {origin}"
         if self.false_alarm > self.asked_false_alarm:
             needed = normals_needed(self.asked_false_alarm)
             promise += f". {self.asked_false_alarm:.2%} was asked for, which takes at least {needed} normals"
+        asked = self.asked_look_again
+        if asked is not None and asked > self.asked_false_alarm and not self.has_band:
+            promise += f". No picture is looked at again: a second budget of {asked:.2%} takes more normals"
         return promise
 
-    def at(self, false_alarm: float) -> "Calibration":
-        """Return the calibration on the same normals for another budget in (0, 1)."""
-        return calibrate(self.scores, self.peaks, false_alarm=false_alarm, method=self.method)
+    def at(self, false_alarm: float, look_again: float | None = None) -> "Calibration":
+        """Return the calibration on the same normals for other budgets in (0, 1)."""
+        return calibrate(
+            self.scores, self.peaks, false_alarm=false_alarm, method=self.method, look_again=look_again
+        )
 
 
-def calibrate(scores: Floats, peaks: Floats, *, false_alarm: float, method: Method) -> Calibration:
+def calibrate(
+    scores: Floats, peaks: Floats, *, false_alarm: float, method: Method, look_again: float | None = None
+) -> Calibration:
     """Calibrate a line on normals.
 
     Args:
@@ -84,6 +106,8 @@ def calibrate(scores: Floats, peaks: Floats, *, false_alarm: float, method: Meth
         peaks: FP32 [n], the largest smoothed pixel score, or strongest box, of each of them.
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         method: how the normals were kept apart.
+        look_again: share of normal pictures that may be called defective or be looked at again, at least
+            `false_alarm`; None looks at none again. Lifted to what the normals support, as `false_alarm` is.
 
     Raises:
         DataError: there are no scores, or one is not finite.
@@ -93,8 +117,18 @@ def calibrate(scores: Floats, peaks: Floats, *, false_alarm: float, method: Meth
         msg = "calibration needs finite scores of at least one normal picture; check the pictures and the teacher"
         raise DataError(msg)
     ascending, peaks = np.sort(scores.astype(np.float32)), np.sort(peaks.astype(np.float32))
-    supported = max(false_alarm, 1.0 / (len(scores) + 1))
+    least = 1.0 / (len(scores) + 1)
+    supported = max(false_alarm, least)
     rank = math.ceil((len(peaks) + 1) * (1.0 - supported) - 1e-9)
     # Just above the rank-th smallest peak: a picture reaches it only with a conformal p-value within the budget.
     threshold = float(np.nextafter(peaks[rank - 1], np.float32(np.inf)))
-    return Calibration(method, ascending, peaks, false_alarm, supported, max(threshold, 1e-6))
+    return Calibration(
+        method,
+        ascending,
+        peaks,
+        false_alarm,
+        supported,
+        max(threshold, 1e-6),
+        asked_look_again=look_again,
+        look_again=None if look_again is None else max(look_again, least),
+    )

@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.scoring.finding import Role
 
+PEAK_SHARE = 0.5
+"""Share of the way from a map's median to its maximum at which the region around its strongest place ends."""
+
 
 class Fusion(StrEnum):
     """How several parts become one figure.
@@ -61,6 +64,10 @@ class LineSettings(_Frozen):
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         pixel_threshold: fused, smoothed score from which a pixel, or a box, is called defective, above 0.
         min_area: fewest pixels of the model square of a region that gets a box.
+        look_again: share of normal pictures that may be called defective or be looked at again, in (0, 1); None
+            looks at none again.
+        peak_share: how a picture that is not passed shows where although no pixel of its map reaches the threshold;
+            see flawline.scoring.verdict.peak_region. None shows nothing then, as lines of older builds do.
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
 
@@ -70,6 +77,8 @@ class LineSettings(_Frozen):
     false_alarm: float = Field(gt=0, lt=1)
     pixel_threshold: float = Field(gt=0)
     min_area: int = Field(ge=1)
+    look_again: float | None = Field(None, gt=0, lt=1)
+    peak_share: float | None = Field(None, gt=0, le=1)
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
 

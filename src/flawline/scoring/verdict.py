@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import cv2
 import numpy as np
@@ -19,6 +20,14 @@ MAX_BOXES = 32
 Floats = NDArray[np.float32]
 
 
+class Decision(IntEnum):
+    """The three answers, as tensor VERDICT brings them."""
+
+    PASS = 0
+    LOOK_AGAIN = 1
+    REJECT = 2
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The answer for one picture; field by field the output tensors of a line.
@@ -26,9 +35,9 @@ class Verdict:
     Attributes:
         score: raw score of the picture.
         p_value: share of normal pictures expected to score at least this high.
-        is_defect: whether the p-value is within the false-alarm budget.
+        decision: REJECT where the p-value is within the false-alarm budget, LOOK_AGAIN where within the second.
         anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding and for lines without a map.
-        mask: UINT8 [S, S], 1 where the map reaches 1.0.
+        mask: UINT8 [S, S], 1 where the map reaches 1.0; see `mask_of`.
         boxes: FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength, class; unused rows are -1.
         geometry: where the picture lies in the model square.
 
@@ -36,11 +45,16 @@ class Verdict:
 
     score: float
     p_value: float
-    is_defect: bool
+    decision: Decision
     anomaly_map: Floats
     mask: NDArray[np.uint8]
     boxes: Floats
     geometry: Geometry
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether the picture is called defective."""
+        return self.decision is Decision.REJECT
 
 
 def judge(
@@ -62,19 +76,79 @@ def judge(
     threshold = np.float32(settings.pixel_threshold)
     full = np.zeros((geometry.size, geometry.size), np.float32) if fused.map is None else fused.map
     anomaly_map = full / threshold
-    mask = (anomaly_map >= 1.0).astype(np.uint8)
     chance = p_value(fused.score, calibration)
+    decision = decide(chance, settings)
+    shows = settings.peak_share is not None and decision is not Decision.PASS
+    mask = mask_of(anomaly_map, geometry, settings.peak_share if shows and fused.map is not None else None)
     regions = regions_of(anomaly_map, mask, geometry, settings.min_area)
-    boxes = strongest_boxes(np.concatenate((regions, _given(fused.boxes, threshold, geometry))))
+    given = _on_scale(fused.boxes, threshold, geometry)
+    found = np.concatenate((regions, given[given[:, 4] >= 1.0]))
+    if shows and not len(found):
+        # Regions too small for a box, or boxes of a part below the threshold: the strongest of them is shown.
+        found = strongest_boxes(np.concatenate((regions_of(anomaly_map, mask, geometry, 1), given)))[:1]
     return Verdict(
         score=fused.score,
         p_value=chance,
-        is_defect=bool(np.float32(chance) <= np.float32(settings.false_alarm)),
+        decision=decision,
         anomaly_map=anomaly_map,
         mask=mask,
-        boxes=boxes,
+        boxes=strongest_boxes(found),
         geometry=geometry,
     )
+
+
+def decide(chance: float, settings: LineSettings) -> Decision:
+    """Hold a p-value against the two budgets of a line, in FP32, as it travels."""
+    if np.float32(chance) <= np.float32(settings.false_alarm):
+        return Decision.REJECT
+    if settings.look_again is not None and np.float32(chance) <= np.float32(settings.look_again):
+        return Decision.LOOK_AGAIN
+    return Decision.PASS
+
+
+def mask_of(anomaly_map: Floats, geometry: Geometry, peak_share: float | None) -> NDArray[np.uint8]:
+    """Mark the pixels that reach the threshold, or the strongest place where none does.
+
+    Args:
+        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding.
+        geometry: where the picture lies in the model square.
+        peak_share: see `peak_region`, which marks a picture without any such pixel; None marks nothing there.
+
+    Returns:
+        UINT8 [S, S], 1 on marked pixels.
+
+    """
+    mask = (anomaly_map >= 1.0).astype(np.uint8)
+    if peak_share is None or mask.any():
+        return mask
+    return peak_region(anomaly_map, geometry, peak_share)
+
+
+def peak_level(anomaly_map: Floats, geometry: Geometry, peak_share: float) -> np.float32:
+    """Score that lies `peak_share` of the way from the median of the picture's pixels to the largest of them."""
+    inside = anomaly_map[: geometry.inner_height, : geometry.inner_width]
+    middle = np.median(inside)
+    return np.float32(middle + np.float32(peak_share) * (inside.max() - middle))
+
+
+def peak_region(anomaly_map: Floats, geometry: Geometry, peak_share: float) -> NDArray[np.uint8]:
+    """Mark the strongest place: the pixels around the largest one, and connected to it, that reach `peak_level`.
+
+    Args:
+        anomaly_map: FP32 [S, S], zero on padding.
+        geometry: where the picture lies in the model square; padding is never marked.
+        peak_share: 1 marks the largest pixel alone, and what lies nearer to 0 marks more around it.
+
+    Returns:
+        UINT8 [S, S], 1 on one connected region; on the whole picture where all its pixels are equal.
+
+    """
+    inside = anomaly_map[: geometry.inner_height, : geometry.inner_width]
+    high = (inside >= peak_level(anomaly_map, geometry, peak_share)).astype(np.uint8)
+    _, labels = cv2.connectedComponents(high, connectivity=8)
+    mask = np.zeros(anomaly_map.shape, np.uint8)
+    mask[: geometry.inner_height, : geometry.inner_width] = labels == labels.flat[inside.argmax()]
+    return mask
 
 
 def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
@@ -103,12 +177,11 @@ def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry,
     return np.array(found, dtype=np.float32).reshape(-1, 6)
 
 
-def _given(boxes: Floats, threshold: np.float32, geometry: Geometry) -> Floats:
-    """Boxes of a part that reach the threshold, in pixels of the picture and units of the threshold."""
+def _on_scale(boxes: Floats, threshold: np.float32, geometry: Geometry) -> Floats:
+    """Boxes of a part in pixels of the picture and units of the threshold."""
     scale_x, scale_y = geometry.width / geometry.inner_width, geometry.height / geometry.inner_height
     kept = boxes.copy()
     kept[:, 4] /= threshold
-    kept = kept[kept[:, 4] >= 1.0]
     kept[:, [0, 2]] = (kept[:, [0, 2]] * scale_x).clip(0, geometry.width)
     kept[:, [1, 3]] = (kept[:, [1, 3]] * scale_y).clip(0, geometry.height)
     return kept

@@ -13,6 +13,7 @@ def respond(verdicts: Sequence[Verdict]) -> triton.Response:
     return triton.answer(
         SCORE=np.array([[v.score] for v in verdicts], dtype=np.float32),
         P_VALUE=np.array([[v.p_value] for v in verdicts], dtype=np.float32),
+        VERDICT=np.array([[v.decision] for v in verdicts], dtype=np.int32),
         IS_DEFECT=np.array([[v.is_defect] for v in verdicts], dtype=np.bool_),
         ANOMALY_MAP=np.stack([v.anomaly_map for v in verdicts]),
         MASK=np.stack([v.mask for v in verdicts]),
