@@ -117,8 +117,7 @@ def test_the_promise_is_tested_on_the_normals_against_those_that_calibrated(tmp_
         evaluation.add(sample(tmp_path, f"g{index}"), verdict(2 + index / 100, index < 2))
     test = evaluation.result().promise
     assert test is not None
-    assert (test.normals, test.alarmed, test.word) == (40, 2, "holds")
-    assert not test.carries_over
+    assert (test.normals, test.alarmed, test.answer) == (40, 2, "does not carry over")
     assert "the promise does not carry over" in " ".join(evaluation.result().statements)
 
 

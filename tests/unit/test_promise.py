@@ -35,7 +35,7 @@ def test_intervals_are_those_of_clopper_and_pearson(count: int, total: int) -> N
     ],
 )
 def test_the_answer(alarmed: int, normals: int, budget: float, word: str) -> None:
-    assert promise_of(alarmed, normals, budget).word == word
+    assert promise_of(alarmed, normals, budget).answer == word
 
 
 def test_the_sentence_has_counts_expectation_interval_and_answer() -> None:
@@ -50,7 +50,7 @@ def test_the_sentence_has_counts_expectation_interval_and_answer() -> None:
 
 def test_a_promise_that_holds_for_a_line_that_keeps_it_is_rarely_said_not_to() -> None:
     rng = np.random.default_rng(0)
-    words = [promise_of(int(rng.binomial(300, 0.01)), 300).word for _ in range(1000)]
+    words = [promise_of(int(rng.binomial(300, 0.01)), 300).answer for _ in range(1000)]
     assert words.count("does not hold") <= 25  # half of 5 %
     assert words.count("holds") > 500
 
@@ -72,7 +72,7 @@ def test_other_good_pictures_are_told_by_their_scores(move: float, direction: st
     assert test.shift is not None
     assert test.shift.direction == direction
     assert said in test.sentence
-    assert test.carries_over is (direction != "higher")
+    assert test.answer == ("does not carry over" if direction == "higher" else "holds")
 
 
 def test_scores_of_one_process_are_rarely_told_apart() -> None:

@@ -421,7 +421,7 @@ def _counts(result: EvaluationResult) -> dict[str, int]:
 def _promise_figures(result: EvaluationResult) -> dict[str, object] | None:
     """The test of the promise as plain values, with its answer."""
     test = result.promise
-    return None if test is None else {**test.model_dump(), "answer": test.word}
+    return None if test is None else {**test.model_dump(), "answer": test.answer}
 
 
 def merge_rows(path: Path, rows: Iterable[Mapping[str, object]], key: Sequence[str] = ACCURACY_KEY) -> None:

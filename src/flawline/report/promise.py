@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 SHIFT_LEVEL = 0.01
 """Share of data sets without any difference that the test for one takes for different, both directions together."""
 
-Word = Literal["holds", "does not hold", "too few to tell"]
+Answer = Literal["holds", "does not hold", "does not carry over", "too few to tell"]
 Direction = Literal["higher", "lower", "alike"]
 
 
@@ -68,8 +68,8 @@ class Shift(BaseModel):
         test = f"(two-sample Kolmogorov-Smirnov test, p = {self.p_value:.2g})"
         if self.direction == "higher":
             return (
-                f"They score higher than the good pictures that calibrated the line {test}: the promise does not "
-                "carry over to pictures like these. Find what changed, or calibrate on pictures like these."
+                f"They score higher than the good pictures that calibrated the line {test}, so the promise "
+                "does not carry over to pictures like these. Find what changed, or calibrate the line on them."
             )
         if self.direction == "lower":
             return (
@@ -106,31 +106,27 @@ class PromiseTest(BaseModel):
         return self.budget * self.normals
 
     @property
-    def word(self) -> Word:
-        """The answer.
+    def answer(self) -> Answer:
+        """What the counts and the scores say of the promise.
 
-        The promise does not hold where the whole interval lies above the budget. It holds where no more alarmed
-        than the budget allows, of enough pictures to expect one alarm. All else is too few to tell.
+        It does not hold where the whole interval lies above the budget, and does not carry over where the pictures
+        score higher than those that it rests on. It holds where no more alarmed than the budget allows, of enough
+        pictures to expect one alarm. All else is too few to tell.
         """
         if self.low > self.budget:
             return "does not hold"
+        if self.shift is not None and self.shift.direction == "higher":
+            return "does not carry over"
         if self.alarmed <= self.expected + 1e-9 and self.expected >= 1 - 1e-9:
             return "holds"
         return "too few to tell"
 
     @property
-    def carries_over(self) -> bool:
-        """Whether the good pictures score no higher than those that the promise rests on, as far as is known."""
-        return self.shift is None or self.shift.direction != "higher"
-
-    @property
     def sentence(self) -> str:
         """Counts, expectation, interval and answer."""
-        answer = {
-            "holds": "the promise holds",
-            "does not hold": "the promise does not hold",
-            "too few to tell": "too few to tell whether the promise holds",
-        }[self.word]
+        answer = f"the promise {self.answer}"
+        if self.answer == "too few to tell":
+            answer = "too few to tell whether the promise holds"
         noun = "picture" if self.normals == 1 else "pictures"
         counted = (
             f"{self.alarmed} of {self.normals} good {noun} alarmed; {self.expected:.1f} expected at a budget of "
