@@ -171,8 +171,13 @@ def test_the_table_keeps_teachers_apart_and_shows_a_dash_for_what_is_not_known()
         "exdd, patchcore, teacher of random weights",
         "patchcore (anomalib 1.2.3), patchcore",
     ]
-    assert [line.split(" | ")[3:5] for line in lines][1] == ["2", "0.500 ± 0.354"]
-    assert lines[2].endswith("| – | – |")
+    heads = [head.strip(" |") for head in table.splitlines()[0].split(" | ")]
+    assert heads[4:7] == ["found at 1 % budget", "false alarms", "image AUROC"], "the operating point leads"
+    assert "found at 1 % (ROC)" not in heads, "no row has it"
+    assert lines[1].split(" | ")[3:7] == ["2", "0.500 ± 0.000", "0.500 ± 0.000", "0.500 ± 0.354"]
+    assert lines[2].split(" | ")[4:6] == ["–", "–"]
+    (newer,) = accuracy_table([row | {"teacher": "builtin@1", "found_at_1": 0.25}]).splitlines()[2:]
+    assert newer.split(" | ")[4:7] == ["0.500", "0.500", "0.250"]
 
 
 def test_the_peers_default_recipe_uses_normals_alone() -> None:
