@@ -54,6 +54,14 @@ Size = Annotated[
     int | None,
     typer.Option(help="Side of the model square in pixels.  [default: 256]", show_default=False),
 ]
+Ignore = Annotated[
+    Path | None,
+    typer.Option(
+        help="PNG of the pictures' shape, white where pictures are neither learnt nor judged.  "
+        "[default: the recipe's]",
+        show_default=False,
+    ),
+]
 Teacher = Annotated[
     str | None,
     typer.Option(
@@ -90,6 +98,7 @@ def build(
     positive: Positive = None,
     size: Size = None,
     teacher: Teacher = None,
+    ignore: Ignore = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     device: Device = "auto",
     budget: Budget = None,
@@ -105,7 +114,9 @@ def build(
     from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
 
-    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    settings = read_recipe(
+        recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher, ignore=ignore
+    )
     built = build_line(
         detector,
         load_dataset(data, seed=seed),
@@ -210,6 +221,7 @@ def evaluate(
     positive: Positive = None,
     size: Size = None,
     teacher: Teacher = None,
+    ignore: Ignore = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one fit each.")] = "0",
     device: Device = "auto",
     budget: Budget = None,
@@ -223,7 +235,9 @@ def evaluate(
     from flawline.jobs.evaluate import measure, report, summary
     from flawline.recipe import read_recipe
 
-    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    settings = read_recipe(
+        recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher, ignore=ignore
+    )
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
@@ -307,6 +321,7 @@ def synthesize(
         Path | None,
         typer.Option(help="YAML file with a synthesis and its settings."),
     ] = None,
+    ignore: Ignore = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -321,6 +336,7 @@ def synthesize(
     What a method trains is kept in OUT: the same command goes on where it was interrupted.
     """
     from flawline.data import load_dataset
+    from flawline.data.ignore import read_ignored
     from flawline.jobs.fit import pick_device
     from flawline.jobs.preview import preview
     from flawline.recipe import read_recipe
@@ -331,7 +347,7 @@ def synthesize(
             "give --method for whole pictures by that method, or --detector for what it learns from, not both"
         )
         raise typer.BadParameter(msg)
-    settings = read_recipe(recipe, synthesis=method)
+    settings = read_recipe(recipe, synthesis=method, ignore=ignore)
     shown = detector or (settings.detector if method is None else None)
     dataset, time = load_dataset(data, seed=seed), read_duration(budget)
     if shown is not None:
@@ -339,7 +355,14 @@ def synthesize(
         say(f"Wrote {count} pictures that {shown} learns from, and {out / 'contact_sheet.png'}")
         return
     synthesize_line(
-        dataset, settings.synthesis, count, out, seed, device=str(pick_device(device)), budget=time
+        dataset,
+        settings.synthesis,
+        count,
+        out,
+        seed,
+        device=str(pick_device(device)),
+        budget=time,
+        ignored=read_ignored(settings.ignore, dataset, settings.size),
     )
     say(f"Wrote {count} pictures and {out / 'contact_sheet.png'}")
 

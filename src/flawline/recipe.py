@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from flawline.data.ignore import Polygon
 from flawline.detectors.part import PARTS, PartConfig
 from flawline.errors import RecipeError, first_fault
 from flawline.scoring.picture import SIZES
@@ -46,6 +47,9 @@ class Recipe(BaseModel):
             varies.
         adapt: settings of the teacher's adaptation to the line.
         size: side of the model square in pixels, one of flawline.scoring.picture.SIZES.
+        ignore: regions of the pictures that are neither learnt nor judged: the path of a PNG, BMP or TIFF file of
+            the pictures' shape, white where ignored; or polygons, each a list of at least three corners [x, y] in
+            pixels of the upright picture; null ignores nothing. All pictures of the line then have one shape.
         min_area: fewest pixels of the model square of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
         folds: number of folds of cross-conformal calibration, used when normals are few.
@@ -65,6 +69,7 @@ class Recipe(BaseModel):
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
+    ignore: Path | tuple[Polygon, ...] | None = None
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
     folds: int = Field(5, ge=2)
@@ -109,6 +114,19 @@ class Recipe(BaseModel):
             content |= {name: part.model_dump(mode="json") for name, part in self.parts.items()}
         return content
 
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _regions(cls, ignore: Any) -> Any:  # noqa: ANN401 - whatever was read
+        """Say in one sentence what is wrong, where a union would tell the faults of each of its kinds."""
+        if ignore is None or isinstance(ignore, str | Path):
+            return ignore
+        if not isinstance(ignore, list | tuple) or not ignore or not all(map(_is_polygon, ignore)):
+            msg = (
+                "give the path of a mask, or a list of polygons, each a list of at least three corners [x, y]"
+            )
+            raise ValueError(msg)
+        return ignore
+
     @field_validator("size")
     @classmethod
     def _offered(cls, size: int) -> int:
@@ -116,6 +134,14 @@ class Recipe(BaseModel):
             msg = f"must be one of {', '.join(map(str, SIZES))}"
             raise ValueError(msg)
         return size
+
+
+def _is_polygon(corners: object) -> bool:
+    return (
+        isinstance(corners, list | tuple)
+        and len(corners) >= 3
+        and all(isinstance(corner, list | tuple) and len(corner) == 2 for corner in corners)
+    )
 
 
 def _of_methods(content: dict[str, Any]) -> dict[str, Any]:

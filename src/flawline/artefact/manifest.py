@@ -61,6 +61,27 @@ class CalibrationFacts(_Frozen):
     pixel_threshold: float
 
 
+class IgnoredFacts(_Frozen):
+    """Regions of the pictures that are neither learnt nor judged; the mask itself is a file of the artefact.
+
+    Attributes:
+        width, height: pixels of the pictures that they are for; others are refused.
+        share: share of the picture, above 0 and below 1, as the model square shows it.
+
+    """
+
+    width: int
+    height: int
+    share: float
+
+    @property
+    def statement(self) -> str:
+        """In words, for reports."""
+        return (
+            f"{self.share:.1%} of the picture; only pictures of {self.width}x{self.height} pixels are taken"
+        )
+
+
 class TrainingFacts(_Frozen):
     """How a part was trained: steps, seconds, and the mean loss of each tenth of the steps."""
 
@@ -162,6 +183,7 @@ class Manifest(_Frozen):
         fusion: how several parts become one, in words; None for a part alone.
         target: how its graph was compiled.
         calibration: how its decision was calibrated.
+        ignored: regions of the pictures that it does not judge; None where there are none.
         metrics: figures on the pictures that parity compared; None where these had no labels.
         parity: comparisons of served and trained answers.
         origin: version that it was made from; None for one that was fitted.
@@ -187,6 +209,7 @@ class Manifest(_Frozen):
     fusion: str | None
     target: str
     calibration: CalibrationFacts
+    ignored: IgnoredFacts | None = None
     metrics: dict[str, Any] | None
     parity: tuple[ParityFacts, ...]
     origin: Origin | None = None

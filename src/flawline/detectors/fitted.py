@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flawline.artefact.manifest import CalibrationFacts, DataFacts, Manifest, PartFacts, hashes, verify
+from flawline.artefact.manifest import (
+    CalibrationFacts,
+    DataFacts,
+    IgnoredFacts,
+    Manifest,
+    PartFacts,
+    hashes,
+    verify,
+)
 from flawline.artefact.rules import Rules, write_tensors
 from flawline.data.squares import Square
 from flawline.detectors.line import Line
@@ -71,8 +79,13 @@ class FittedLine:
         return {heading: text for part in self.model.parts for heading, text in part.statements.items()}
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal."""
-        squares = [Square.of(pixels, self.settings.size) for pixels in pictures]
+        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal.
+
+        Raises:
+            PictureError: one has another shape than the line's mask of regions to ignore.
+
+        """
+        squares = [Square.of(pixels, self.settings.size, self.rules.ignored) for pixels in pictures]
         return [
             judge(findings, square.geometry, self.settings, self.calibration.scores)
             for square, findings in zip(squares, self.model.find(squares), strict=True)
@@ -85,11 +98,13 @@ class FittedLine:
             DataError: there are no findings, or one is not finite.
 
         """
-        return replace(self, rules=learn_rules(self.settings, found, false_alarm=false_alarm, method=method))
+        rules = learn_rules(self.settings, found, false_alarm=false_alarm, method=method)
+        return replace(self, rules=replace(rules, ignored=self.rules.ignored))
 
     def with_budget(self, false_alarm: float) -> Self:
         """Return the same line for another false-alarm budget in (0, 1), on the normals that calibrated it."""
-        return replace(self, rules=decided(self.settings, self.calibration.at(false_alarm)))
+        rules = decided(self.settings, self.calibration.at(false_alarm))
+        return replace(self, rules=replace(rules, ignored=self.rules.ignored))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the graph's outputs by name, without the batch."""
@@ -127,15 +142,23 @@ class FittedLine:
             reason = " ".join(str(error).split())
             msg = f"{folder}: the line does not fit this Flawline ({reason}); build it again or roll back"
             raise ArtefactError(msg) from error
+        rules = Rules.load(folder, manifest)
         line = cls(
             detector=manifest.detector,
             recipe=manifest.recipe,
             seed=manifest.seed,
-            model=Line(teacher, parts).eval(),
-            rules=Rules.load(folder, manifest),
+            model=Line(teacher, parts, rules.ignored).eval(),
+            rules=rules,
             data=manifest.data,
         )
         return line, manifest
+
+    def ignored_facts(self) -> IgnoredFacts | None:
+        """What the manifest says of the regions that are not judged; None where there are none."""
+        ignored = self.rules.ignored
+        if ignored is None:
+            return None
+        return IgnoredFacts(width=ignored.width, height=ignored.height, share=ignored.share)
 
     def calibration_facts(self) -> CalibrationFacts:
         """What the manifest says of the calibration."""

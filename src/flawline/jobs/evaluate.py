@@ -121,6 +121,7 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Recipe": str(runs[0].row["recipe"]),
         **fitted.statements,
         "Promise": fitted.calibration.promise,
+        "Ignored": ignored.statement if (ignored := fitted.ignored_facts()) else "nothing",
         "Fit": f"{fitted.seconds:.0f} s",
         "Command": str(runs[0].row["command"]),
     }

@@ -106,6 +106,7 @@ def write_report(
         raise DataError(msg)
     results = [evaluation.result() for evaluation in evaluations]
     middle = _middle(results)
+    ignoring = evaluations[middle].ignoring
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -123,6 +124,7 @@ def write_report(
         charts=[*_charts(evaluations, middle, results[middle]), *_training_charts(losses)],
         classes=_classes(results[middle]),
         heat_scale=plots.heat_scale(),
+        ignored=None if ignoring is None else plots.ignored_tile(ignoring),
         galleries=_galleries(evaluations[middle]),
         errors=_errors(evaluations[middle].rows),
     )
