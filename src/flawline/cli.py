@@ -62,6 +62,12 @@ Ignore = Annotated[
         show_default=False,
     ),
 ]
+LeaveOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file with one training picture a line, by path or folder/name, to build without."
+    ),
+]
 Teacher = Annotated[
     str | None,
     typer.Option(
@@ -99,6 +105,7 @@ def build(
     size: Size = None,
     teacher: Teacher = None,
     ignore: Ignore = None,
+    leave_out: LeaveOut = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     device: Device = "auto",
     budget: Budget = None,
@@ -110,6 +117,7 @@ def build(
 ) -> None:
     """Train, calibrate, compile, check parity, and publish a new version of a line."""
     from flawline.data import load_dataset
+    from flawline.data.leave_out import leave_out as without
     from flawline.jobs.build import build as build_line
     from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
@@ -119,7 +127,7 @@ def build(
     )
     built = build_line(
         detector,
-        load_dataset(data, seed=seed),
+        without(load_dataset(data, seed=seed), leave_out),
         line,
         repository=repository,
         recipe=settings,
@@ -157,10 +165,20 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
         )
     Console().print(table)
     say(f"Promise: {manifest.calibration.promise}.")
+    _show_odd(manifest.odd_normals, manifest.calibration.limit)
     say(
         f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
         "serve it with 'flawline serve'."
     )
+
+
+def _show_odd(normals: Any, limit: str | None) -> None:  # noqa: ANN401 - OddNormals, see above
+    """Name the good pictures that stand out, and say whether they set the limit."""
+    if limit is not None:
+        say(f"Limit: {limit}.")
+    if odd := [each for each in normals if each.stands_out]:
+        named = ", ".join(f"{each.name} ({each.deviations:.1f} deviations above the others)" for each in odd)
+        say(f"Odd good pictures: {named}; are these really good? Look at the report, or use --leave-out.")
 
 
 @app.command("compile")
@@ -222,6 +240,7 @@ def evaluate(
     size: Size = None,
     teacher: Teacher = None,
     ignore: Ignore = None,
+    leave_out: LeaveOut = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one fit each.")] = "0",
     device: Device = "auto",
     budget: Budget = None,
@@ -255,11 +274,14 @@ def evaluate(
         checkpoint=checkpoint,
         command=["flawline", *sys.argv[1:]],
         json_file=json_file,
+        listed=leave_out,
     )
     table = Table("figure", f"mean of {len(runs)}" if len(runs) > 1 else "value")
     for name, text in summary(runs).items():
         table.add_row(name, text)
     Console().print(table)
+    for run in runs:
+        _show_odd(run.fitted.odd_normals, run.fitted.calibration_facts().limit)
     if report_file is not None:
         facts = {"Adaptation": settings.adapt.statement}
         report(report_file, runs, title=f"{detector} on {runs[0].row['data']}", facts=facts)

@@ -50,6 +50,8 @@ class CalibrationFacts(_Frozen):
         normals: number of normals that calibrated.
         promise: what the decision is worth, in words.
         pixel_threshold: fused, smoothed score from which a pixel is called defective.
+        limit: which odd normals set the limit for all, and what another budget would change, in words; None where
+            none do.
 
     """
 
@@ -59,6 +61,26 @@ class CalibrationFacts(_Frozen):
     normals: int
     promise: str
     pixel_threshold: float
+    limit: str | None = None
+
+
+class OddNormal(_Frozen):
+    """A normal of the highest scores among those that calibrated; perhaps it is not good.
+
+    Attributes:
+        name: folder and file name of the picture.
+        score: its raw score by the line, which did not learn from it.
+        p_value: its p-value among its fellows, the other normals.
+        deviations: how far it lies above their median; see flawline.scoring.odd.deviations.
+        stands_out: whether that is far.
+
+    """
+
+    name: str
+    score: float
+    p_value: float
+    deviations: float
+    stands_out: bool
 
 
 class IgnoredFacts(_Frozen):
@@ -183,6 +205,7 @@ class Manifest(_Frozen):
         fusion: how several parts become one, in words; None for a part alone.
         target: how its graph was compiled.
         calibration: how its decision was calibrated.
+        odd_normals: normals of the highest scores among those that calibrated, highest first.
         ignored: regions of the pictures that it does not judge; None where there are none.
         metrics: figures on the pictures that parity compared; None where these had no labels.
         parity: comparisons of served and trained answers.
@@ -209,6 +232,7 @@ class Manifest(_Frozen):
     fusion: str | None
     target: str
     calibration: CalibrationFacts
+    odd_normals: tuple[OddNormal, ...] = ()
     ignored: IgnoredFacts | None = None
     metrics: dict[str, Any] | None
     parity: tuple[ParityFacts, ...]

@@ -16,18 +16,22 @@ from flawline.artefact.manifest import (
     DataFacts,
     IgnoredFacts,
     Manifest,
+    OddNormal,
     PartFacts,
     hashes,
     verify,
 )
 from flawline.artefact.rules import Rules, write_tensors
+from flawline.data.sample import Sample
 from flawline.data.squares import Square
 from flawline.detectors.line import Line
+from flawline.detectors.odd import find_odd
 from flawline.detectors.part import PARTS, Part
 from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
+from flawline.scoring.odd import limit_statement
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge
@@ -52,6 +56,8 @@ class FittedLine:
         rules: settings and calibration.
         data: pictures it was built from.
         seconds: time that fitting took.
+        odd_normals: normals of the highest scores among those that calibrated it, highest first.
+        odd_pictures: these pictures, each with the verdict that the other normals give it; none in a loaded line.
 
     """
 
@@ -62,6 +68,8 @@ class FittedLine:
     rules: Rules
     data: DataFacts
     seconds: float = 0.0
+    odd_normals: tuple[OddNormal, ...] = ()
+    odd_pictures: tuple[tuple[Sample, Verdict], ...] = ()
 
     @property
     def settings(self) -> LineSettings:
@@ -99,7 +107,13 @@ class FittedLine:
 
         """
         rules = learn_rules(self.settings, found, false_alarm=false_alarm, method=method)
-        return replace(self, rules=replace(rules, ignored=self.rules.ignored))
+        rules = replace(rules, ignored=self.rules.ignored)
+        return replace(self, rules=rules, odd_normals=(), odd_pictures=())
+
+    def with_odd_normals(self, samples: Sequence[Sample], found: Sequence[Found]) -> Self:
+        """Keep the normals of the highest scores among those that calibrated, and what the parts found on each."""
+        facts, pictures = find_odd(samples, found, self.settings)
+        return replace(self, odd_normals=facts, odd_pictures=pictures)
 
     def with_budget(self, false_alarm: float) -> Self:
         """Return the same line for another false-alarm budget in (0, 1), on the normals that calibrated it."""
@@ -150,6 +164,7 @@ class FittedLine:
             model=Line(teacher, parts, rules.ignored).eval(),
             rules=rules,
             data=manifest.data,
+            odd_normals=manifest.odd_normals,
         )
         return line, manifest
 
@@ -170,6 +185,7 @@ class FittedLine:
             normals=len(calibration.scores),
             promise=calibration.promise,
             pixel_threshold=calibration.pixel_threshold,
+            limit=limit_statement(calibration),
         )
 
 

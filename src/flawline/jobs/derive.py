@@ -79,7 +79,7 @@ def calibrate_line(
         new = fitted.calibrated(found, false_alarm=asked, method="split")
         if new.calibration.false_alarm > asked:
             say(f"Too few good pictures for the budget: {new.calibration.promise}.")
-        return new
+        return new.with_odd_normals(normals, found)
 
     told = "calibrated for another budget" if dataset is None else f"calibrated on {dataset.name}"
     return _derive(repository, line, change, told, dataset=dataset)

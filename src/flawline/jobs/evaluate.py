@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawline.data import Dataset, Sample, load_dataset
+from flawline.data.leave_out import leave_out
 from flawline.errors import DataError
 from flawline.jobs.fit import FittedLine, fit
 from flawline.progress import track
@@ -36,6 +37,7 @@ def measure(
     checkpoint: Path | None = None,
     command: Sequence[str] = (),
     json_file: Path | None = None,
+    listed: Path | None = None,
 ) -> list[Run]:
     """Fit and score once per seed, streaming the pictures.
 
@@ -48,6 +50,7 @@ def measure(
         budget: seconds for training a student, each seed's.
         checkpoint: folder for the state of trainings, one folder a seed below it.
         command: argument vector that repeats this, for the rows.
+        listed: file that lists training pictures to leave out; see flawline.data.leave_out.
         json_file: rows are merged into it after every seed, so that an interrupted series keeps what it has.
 
     Raises:
@@ -56,7 +59,7 @@ def measure(
     """
     runs = []
     for seed in seeds:
-        dataset = load_dataset(data, seed=seed)
+        dataset = leave_out(load_dataset(data, seed=seed), listed)
         check_test(dataset)
         fitted = fit(
             detector,
@@ -68,6 +71,7 @@ def measure(
             checkpoint=None if checkpoint is None else checkpoint / f"seed-{seed}",
         )
         evaluation = evaluate(fitted, dataset.test)
+        evaluation.show_odd(fitted.odd_pictures)
         row = accuracy_row(
             evaluation.result(),
             detector=detector,
@@ -121,6 +125,7 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Recipe": str(runs[0].row["recipe"]),
         **fitted.statements,
         "Promise": fitted.calibration.promise,
+        **({"What limits it": limit} if (limit := fitted.calibration_facts().limit) else {}),
         "Ignored": ignored.statement if (ignored := fitted.ignored_facts()) else "nothing",
         "Fit": f"{fitted.seconds:.0f} s",
         "Command": str(runs[0].row["command"]),

@@ -92,10 +92,11 @@ def fit(
         )
         parts.append(kind.fit(recipe.part(kind.name), context))
     line = Line(teacher, parts, ignored).eval()
+    calibrating = squares.chosen(np.concatenate(held_out).tolist())
     if method == "split":
-        found = find_all(line, squares.chosen(held_out[0].tolist()), "calibrating")
+        found = find_all(line, calibrating, "calibrating")
     else:
-        geometries = [squares[row].geometry for fold in held_out for row in fold]
+        geometries = [square.geometry for square in calibrating]
         by_part = [part.cross(held_out) for part in parts]
         found = [(list(each), geometry) for *each, geometry in zip(*by_part, geometries, strict=True)]
     for part in parts:
@@ -118,7 +119,7 @@ def fit(
     ).calibrated(found, false_alarm=recipe.false_alarm, method=method)
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
-    return fitted
+    return fitted.with_odd_normals(calibrating.samples, found)
 
 
 def kept_apart(

@@ -109,6 +109,7 @@ def release(
     publish.write_models(trial, draft, staging / "artefact")  # with the fused model, published or not
     artefact = trial / names.discrepancy(line) / str(version)
     evaluation, parity = prove(fitted, artefact, trial, samples)
+    evaluation.show_odd(fitted.odd_pictures)
     demand_parity(parity)
     metrics = json.loads(evaluation.result().model_dump_json()) if labelled else metrics
     manifest = draft.model_copy(update={"parity": tuple(parity), "metrics": metrics, "fused": fused})
@@ -157,6 +158,7 @@ def write_artefact(
         fusion=fitted.settings.fusion_statement,
         target=target,
         calibration=fitted.calibration_facts(),
+        odd_normals=fitted.odd_normals,
         ignored=fitted.ignored_facts(),
         metrics=None,
         parity=(),
@@ -210,6 +212,7 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
         **{heading: text for part in manifest.parts for heading, text in part.statements.items()},
         "Fusion": manifest.fusion or "none: one detector alone",
         "Promise": manifest.calibration.promise,
+        **({"What limits it": manifest.calibration.limit} if manifest.calibration.limit else {}),
         "Ignored": manifest.ignored.statement if manifest.ignored else "nothing",
         "Served equals trained": statement(manifest.parity),
         "Target": manifest.target,

@@ -97,6 +97,7 @@ class Evaluation:
         self._curves = PixelCurves()
         self._pixel_images = 0
         self._ignoring: Card | None = None
+        self.odd: list[Card] = []
         self._hits, self._weak_hits, self._misses, self._alarms, self._good = (
             Gallery(GALLERY_SIZE) for _ in range(5)
         )
@@ -154,6 +155,13 @@ class Evaluation:
             recall_at_budget=_share_called(defects),
             recall_by_class=_recall_by_class(defects),
         )
+
+    def show_odd(self, pictures: Iterable[tuple[Sample, Verdict]]) -> None:
+        """Show normals that calibrated the line, highest score first; they are no part of the test."""
+        self.odd = [
+            Card.of(PictureRow.of(sample, verdict), sample, verdict, _pixel_label(sample, verdict))
+            for sample, verdict in pictures
+        ]
 
     @property
     def ignoring(self) -> Card | None:

@@ -277,7 +277,19 @@ def _classes(result: EvaluationResult) -> list[tuple[str, _Share]]:
 
 
 def _galleries(evaluation: Evaluation) -> list[dict[str, object]]:
+    odd: tuple[tuple[str, str, list[Card]], ...] = (
+        (
+            "Are these really good?",
+            (
+                "Good pictures that calibrated the line, of the highest scores; it had not learned from them when "
+                "it scored them. The p-value is that among the others. One that is not good sets the limit for "
+                "all: list it in a file, and build again with --leave-out."
+            ),
+            evaluation.odd,
+        ),
+    )
     sections: tuple[tuple[str, str, list[Card]], ...] = (
+        *(odd if evaluation.odd else ()),
         (
             "Found defects, the clearest",
             "Defective pictures of the highest scores.",
