@@ -174,11 +174,12 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
 
 def _show_odd(normals: Any, limit: str | None) -> None:  # noqa: ANN401 - OddNormals, see above
     """Name the good pictures that stand out, and say whether they set the limit."""
+    from flawline.detectors.odd import odd_statement
+
     if limit is not None:
         say(f"Limit: {limit}.")
-    if odd := [each for each in normals if each.stands_out]:
-        named = ", ".join(f"{each.name} ({each.deviations:.1f} deviations above the others)" for each in odd)
-        say(f"Odd good pictures: {named}; are these really good? Look at the report, or use --leave-out.")
+    if odd := odd_statement(normals):
+        say(f"Odd good pictures: {odd} Look at the report, or use --leave-out.")
 
 
 @app.command("compile")

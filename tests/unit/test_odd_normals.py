@@ -70,6 +70,13 @@ def test_two_odd_normals_are_passed_together() -> None:
     assert said.endswith("by 83%: 2 odd normals set the limit")
 
 
+def test_the_smallest_budget_that_does_most_of_it_is_named() -> None:
+    said = limit([7.0, 80.0])
+    assert said is not None
+    assert said.startswith("raising the budget from 1.64% to 3.28% lowers")
+    assert said.endswith("by 91%: one odd normal sets the limit")
+
+
 def test_where_nothing_odd_sets_the_limit_nothing_is_said() -> None:
     assert limit([]) is None
     assert limit([8.0], false_alarm=0.05) is None, "it may alarm already"
@@ -153,6 +160,7 @@ def test_they_are_shown_and_named(folder: Path, teacher: str, tmp_path: Path) ->
     shown = page[start : page.index("<h3>Found defects, the clearest</h3>")]
     assert f"good/<wbr>{ODD}" in shown
     assert shown.count('alt="Heat map of') == 6
+    assert f"good/{ODD} (" in page[page.index("Odd good pictures") :]
     assert page.count("Inspection of 8 test pictures") == 1, "they are no part of the test"
 
 

@@ -1,6 +1,6 @@
 """The normals that score highest among those that calibrate a line: perhaps they are not good."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -50,3 +50,13 @@ def find_odd(
         )
         pictures.append((samples[row], verdict))
     return tuple(facts), tuple(pictures)
+
+
+def odd_statement(normals: Iterable[OddNormal]) -> str | None:
+    """Name the normals that stand out, without a full stop; None where none does."""
+    named = [
+        f"{each.name} ({each.deviations:.1f} deviations above the others)"
+        for each in normals
+        if each.stands_out
+    ]
+    return f"{', '.join(named)}; are these really good?" if named else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flawline.data import Dataset, Sample, load_dataset
 from flawline.data.leave_out import leave_out
+from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
 from flawline.jobs.fit import FittedLine, fit
 from flawline.progress import track
@@ -125,7 +126,8 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Recipe": str(runs[0].row["recipe"]),
         **fitted.statements,
         "Promise": fitted.calibration.promise,
-        **({"What limits it": limit} if (limit := fitted.calibration_facts().limit) else {}),
+        "What limits it": fitted.calibration_facts().limit or "no odd good picture",
+        "Odd good pictures": odd_statement(fitted.odd_normals) or "none stand out",
         "Ignored": ignored.statement if (ignored := fitted.ignored_facts()) else "nothing",
         "Fit": f"{fitted.seconds:.0f} s",
         "Command": str(runs[0].row["command"]),

@@ -17,6 +17,7 @@ from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
 from flawline.detectors.export import LineGraph, export_onnx
 from flawline.detectors.fitted import FittedLine
+from flawline.detectors.odd import odd_statement
 from flawline.jobs.prove import demand_parity, prove, statement
 from flawline.progress import say
 from flawline.report.evaluation import Evaluation
@@ -212,7 +213,8 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
         **{heading: text for part in manifest.parts for heading, text in part.statements.items()},
         "Fusion": manifest.fusion or "none: one detector alone",
         "Promise": manifest.calibration.promise,
-        **({"What limits it": manifest.calibration.limit} if manifest.calibration.limit else {}),
+        "What limits it": manifest.calibration.limit or "no odd good picture",
+        "Odd good pictures": odd_statement(manifest.odd_normals) or "none stand out",
         "Ignored": manifest.ignored.statement if manifest.ignored else "nothing",
         "Served equals trained": statement(manifest.parity),
         "Target": manifest.target,

@@ -44,7 +44,8 @@ def limit_statement(calibration: Calibration) -> str | None:
     """Say where one or a few odd normals set the score from which pictures are called defective.
 
     The limit is the lowest calibration score above which the p-value is within the budget. Where normals that stand
-    out lie there, the next larger budgets that let them pass are named, with what these do to the limit.
+    out lie there, a larger budget that lets them alarm is named, and what it does to the limit: the smallest that
+    brings at least half of what all of them would.
 
     Returns:
         The sentence, without its full stop; None where no odd normal sets the limit, or more than MOST_ODD.
@@ -64,14 +65,15 @@ def limit_statement(calibration: Calibration) -> str | None:
     following = limit
     while following < len(scores) and stands_out[float(scores[following])]:
         following += 1
-    odd = following - limit
-    if not 1 <= odd <= MOST_ODD or following == len(scores):
+    if not 1 <= following - limit <= MOST_ODD or following == len(scores):
         return None
+    falls = 1 - scores[limit : following + 1].astype(np.float64) / float(scores[limit])
+    odd = int(np.argmax(falls >= falls[-1] / 2))  # the smallest larger budget that does most of it
+    following = limit + odd
     # Rounded up, so that the budget that is named is large enough when it is given.
     budget = math.ceil(1e4 * budgets[following] - 1e-6) / 1e4
-    fall = 1 - float(scores[following]) / float(scores[limit])
     told = "one odd normal sets" if odd == 1 else f"{odd} odd normals set"
     return (
         f"raising the budget from {calibration.false_alarm:.2%} to {budget:.2%} lowers the score from which "
-        f"pictures are called defective by {fall:.0%}: {told} the limit"
+        f"pictures are called defective by {falls[odd]:.0%}: {told} the limit"
     )
