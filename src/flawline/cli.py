@@ -62,6 +62,20 @@ Size = Annotated[
     int | None,
     typer.Option(help="Side of the model square in pixels.  [default: 256]", show_default=False),
 ]
+Ignore = Annotated[
+    Path | None,
+    typer.Option(
+        help="PNG of the pictures' shape, white where pictures are neither learnt nor judged.  "
+        "[default: the recipe's]",
+        show_default=False,
+    ),
+]
+LeaveOut = Annotated[
+    Path | None,
+    typer.Option(
+        help="Text file with one training picture a line, by path or folder/name, to build without."
+    ),
+]
 Teacher = Annotated[
     str | None,
     typer.Option(
@@ -108,6 +122,8 @@ def build(
     positive: Positive = None,
     size: Size = None,
     teacher: Teacher = None,
+    ignore: Ignore = None,
+    leave_out: LeaveOut = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     device: Device = "auto",
     budget: Budget = None,
@@ -122,6 +138,7 @@ def build(
 ) -> None:
     """Train, calibrate, compile, check parity, and publish a new version of a line."""
     from flawline.data import load_dataset, load_holdout
+    from flawline.data.leave_out import leave_out as without
     from flawline.jobs.build import build as build_line
     from flawline.jobs.evaluate import groups_of, statements
     from flawline.jobs.release import write_build_report
@@ -135,10 +152,11 @@ def build(
         positive=positive,
         size=size,
         teacher=teacher,
+        ignore=ignore,
     )
     if scores is not None:
         check_scores_file(scores, report)
-    dataset = load_dataset(data, seed=seed)
+    dataset = without(load_dataset(data, seed=seed), leave_out)
     built = build_line(
         detector,
         dataset,
@@ -187,10 +205,21 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
         )
     Console().print(table)
     say(f"Promise: {manifest.calibration.promise}.")
+    _show_odd(manifest.odd_normals, manifest.calibration.limit)
     say(
         f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
         "serve it with 'flawline serve'."
     )
+
+
+def _show_odd(normals: Any, limit: str | None) -> None:  # noqa: ANN401 - OddNormals, see above
+    """Name the good pictures that stand out, and say whether they set the limit."""
+    from flawline.detectors.odd import odd_statement
+
+    if limit is not None:
+        say(f"Limit: {limit}.")
+    if odd := odd_statement(normals):
+        say(f"Odd good pictures: {odd} Look at the report, or use --leave-out.")
 
 
 @app.command("compile")
@@ -259,6 +288,8 @@ def evaluate(
     positive: Positive = None,
     size: Size = None,
     teacher: Teacher = None,
+    ignore: Ignore = None,
+    leave_out: LeaveOut = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one fit each.")] = "0",
     device: Device = "auto",
     budget: Budget = None,
@@ -288,6 +319,7 @@ def evaluate(
         positive=positive,
         size=size,
         teacher=teacher,
+        ignore=ignore,
     )
     try:
         numbers = [int(part) for part in seeds.split(",")]
@@ -310,6 +342,7 @@ def evaluate(
         json_file=json_file,
         holdout=() if holdout is None else load_holdout(holdout),
         scores_file=scores,
+        listed=leave_out,
     )
     table = Table("figure", f"mean of {len(runs)}" if len(runs) > 1 else "value")
     for name, text in summary(runs).items():
@@ -318,6 +351,7 @@ def evaluate(
     for run in runs:
         for sentence in statements(run.evaluation, run.holdout):
             say(f"Seed {run.evaluation.seed}: {sentence}")
+        _show_odd(run.fitted.odd_normals, run.fitted.calibration_facts().limit)
     if scores is not None:
         say(f"Scores: {scores}")
     if report_file is not None:
@@ -381,6 +415,7 @@ def synthesize(
         Path | None,
         typer.Option(help="YAML file with a synthesis and its settings."),
     ] = None,
+    ignore: Ignore = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -395,6 +430,7 @@ def synthesize(
     What a method trains is kept in OUT: the same command goes on where it was interrupted.
     """
     from flawline.data import load_dataset
+    from flawline.data.ignore import read_ignored
     from flawline.jobs.fit import pick_device
     from flawline.jobs.preview import preview
     from flawline.recipe import read_recipe
@@ -405,7 +441,7 @@ def synthesize(
             "give --method for whole pictures by that method, or --detector for what it learns from, not both"
         )
         raise typer.BadParameter(msg)
-    settings = read_recipe(recipe, synthesis=method)
+    settings = read_recipe(recipe, synthesis=method, ignore=ignore)
     shown = detector or (settings.detector if method is None else None)
     dataset, time = load_dataset(data, seed=seed), read_duration(budget)
     if shown is not None:
@@ -413,7 +449,14 @@ def synthesize(
         say(f"Wrote {count} pictures that {shown} learns from, and {out / 'contact_sheet.png'}")
         return
     synthesize_line(
-        dataset, settings.synthesis, count, out, seed, device=str(pick_device(device)), budget=time
+        dataset,
+        settings.synthesis,
+        count,
+        out,
+        seed,
+        device=str(pick_device(device)),
+        budget=time,
+        ignored=read_ignored(settings.ignore, dataset, settings.size),
     )
     say(f"Wrote {count} pictures and {out / 'contact_sheet.png'}")
 

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from flawline.data.ignore import Polygon
 from flawline.detectors.part import PARTS, PartConfig
 from flawline.errors import RecipeError, first_fault
 from flawline.scoring.picture import SIZES
@@ -50,6 +51,9 @@ class Recipe(BaseModel):
             varies.
         adapt: settings of the teacher's adaptation to the line.
         size: side of the model square in pixels, one of flawline.scoring.picture.SIZES.
+        ignore: regions of the pictures that are neither learnt nor judged: the path of a PNG, BMP or TIFF file of
+            the pictures' shape, white where ignored; or polygons, each a list of at least three corners [x, y] in
+            pixels of the upright picture; null ignores nothing. All pictures of the line then have one shape.
         min_area: fewest pixels of the model square of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
         look_again: share of good pictures that may be called defective or be looked at again, not below
@@ -72,6 +76,7 @@ class Recipe(BaseModel):
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
+    ignore: Path | tuple[Polygon, ...] | None = None
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
     look_again: float | None = Field(None, gt=0, lt=1)
@@ -127,6 +132,19 @@ class Recipe(BaseModel):
             content |= {name: part.model_dump(mode="json") for name, part in self.parts.items()}
         return content
 
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _regions(cls, ignore: Any) -> Any:  # noqa: ANN401 - whatever was read
+        """Say in one sentence what is wrong, where a union would tell the faults of each of its kinds."""
+        if ignore is None or isinstance(ignore, str | Path):
+            return ignore
+        if not isinstance(ignore, list | tuple) or not ignore or not all(map(_is_polygon, ignore)):
+            msg = (
+                "give the path of a mask, or a list of polygons, each a list of at least three corners [x, y]"
+            )
+            raise ValueError(msg)
+        return ignore
+
     @field_validator("size")
     @classmethod
     def _offered(cls, size: int) -> int:
@@ -141,6 +159,14 @@ def check_budgets(false_alarm: float, look_again: float | None) -> None:
     if look_again is not None and look_again < false_alarm:
         msg = f"the budgets are out of order: look_again {look_again:g} is below false_alarm {false_alarm:g}"
         raise ValueError(msg)
+
+
+def _is_polygon(corners: object) -> bool:
+    return (
+        isinstance(corners, list | tuple)
+        and len(corners) >= 3
+        and all(isinstance(corner, list | tuple) and len(corner) == 2 for corner in corners)
+    )
 
 
 def _of_methods(content: dict[str, Any]) -> dict[str, Any]:

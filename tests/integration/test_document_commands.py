@@ -54,6 +54,10 @@ def prepare(place: Path) -> None:
                 target = pictures / "tiles" / file.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, target)
+    listed = (
+        f"good/{sample.image.name}\n" for sample in drawn.train_normals[:4]
+    )  # of which some are for training
+    (pictures / "not-good.txt").write_text("".join(listed))
     (place / "build").symlink_to(ROOT / "build")
 
 

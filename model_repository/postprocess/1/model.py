@@ -6,13 +6,12 @@ from flawline.artefact.rules import Rules
 from flawline.artefact.shelf import Shelf
 from flawline.errors import ArtefactError, FlawlineError
 from flawline.scoring.finding import ROLES, Finding
-from flawline.scoring.picture import Geometry
 from flawline.scoring.verdict import judge
 from flawline.serving import triton
 from flawline.serving.answers import respond
 
 LINES = 1024
-"""Lines whose rules are kept; they are a few kilobytes each."""
+"""Lines whose rules are kept; they are a few kilobytes each, and S x S bytes more with regions to ignore."""
 
 
 class TritonPythonModel:
@@ -45,11 +44,12 @@ class TritonPythonModel:
             }
             for number in range(1, len(settings.parts) + 1)
         ]
-        for row, (width, height) in enumerate(triton.array(request, "GEOMETRY")):
+        geometries = triton.geometries(request, settings.size, rules.ignored)
+        for row, geometry in enumerate(geometries):
             findings = [
                 Finding.of(
                     {role: values[row] for role, values in part.items()}, {role: role for role in part}
                 )
                 for part in sent
             ]
-            yield judge(findings, Geometry.fit(int(width), int(height), settings.size), settings, calibration)
+            yield judge(findings, geometry, settings, calibration)

@@ -9,13 +9,12 @@ import triton_python_backend_utils as pb_utils
 from flawline.artefact.rules import Rules
 from flawline.artefact.shelf import Shelf
 from flawline.errors import FlawlineError
-from flawline.scoring.picture import Geometry
 from flawline.scoring.ratio import Neighbours, RatioSettings, find_ratio
 from flawline.serving import triton
 
 STAGE = "ratio_scoring"
 LINES = 1024
-"""Lines whose constants are kept; they are a few kilobytes each."""
+"""Lines whose constants are kept; they are a few kilobytes each, and S x S bytes more with regions to ignore."""
 
 
 class BankError(Exception):
@@ -48,9 +47,10 @@ async def ask_both(embedding, key, has_positive):
 
 
 def load(folder, manifest):
-    """Size of a line's square, and its constants of ratio scoring."""
-    part = Rules.load(folder, manifest).part_of(STAGE, manifest)
-    return manifest.size, RatioSettings.model_validate(part.options)
+    """Size of a line's square, its regions to ignore, and its constants of ratio scoring."""
+    rules = Rules.load(folder, manifest)
+    part = rules.part_of(STAGE, manifest)
+    return manifest.size, rules.ignored, RatioSettings.model_validate(part.options)
 
 
 class TritonPythonModel:
@@ -72,7 +72,7 @@ class TritonPythonModel:
 
     async def score_line(self, key, rows, requests, responses):
         try:
-            size, settings = self.shelf.get(key)
+            size, ignored, settings = self.shelf.get(key)
             embeddings = [triton.array(requests[i], "EMBEDDING") for i in rows]
             answers = await ask_both(np.concatenate(embeddings), key, settings.has_positive)
         except (BankError, FlawlineError) as error:
@@ -81,15 +81,15 @@ class TritonPythonModel:
             return
         pairs = iter(list(zip(*answers, strict=True)))
         for i in rows:
-            geometries = triton.array(requests[i], "GEOMETRY")
-            mine = [next(pairs) for _ in geometries]
-            responses[i] = self.score_pictures(requests[i], mine, geometries, size, settings)
+            mine = [next(pairs) for _ in triton.array(requests[i], "GEOMETRY")]
+            responses[i] = self.score_pictures(requests[i], mine, size, ignored, settings)
 
-    def score_pictures(self, request, answers, geometries, size, settings):
+    def score_pictures(self, request, answers, size, ignored, settings):
         try:
+            geometries = triton.geometries(request, size, ignored)
             found = [
-                find_ratio(*answer, Geometry.fit(int(width), int(height), size), settings)
-                for answer, (width, height) in zip(answers, geometries, strict=True)
+                find_ratio(*answer, geometry, settings)
+                for answer, geometry in zip(answers, geometries, strict=True)
             ]
         except FlawlineError as error:
             return triton.refuse(str(error))

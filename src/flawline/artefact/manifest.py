@@ -53,6 +53,8 @@ class CalibrationFacts(_Frozen):
         asked_look_again: second budget that was asked for, of pictures to be called defective or looked at again;
             None for builds before there was one.
         look_again: second budget that so many normals support; None as before.
+        limit: which odd normals set the limit for all, and what another budget would change, in words; None where
+            none do.
 
     """
 
@@ -64,6 +66,47 @@ class CalibrationFacts(_Frozen):
     pixel_threshold: float
     asked_look_again: float | None = None
     look_again: float | None = None
+    limit: str | None = None
+
+
+class OddNormal(_Frozen):
+    """A normal of the highest scores among those that calibrated; perhaps it is not good.
+
+    Attributes:
+        name: folder and file name of the picture.
+        score: its raw score by the line, which did not learn from it.
+        p_value: its p-value among its fellows, the other normals.
+        deviations: how far it lies above their median; see flawline.scoring.odd.deviations.
+        stands_out: whether that is far.
+
+    """
+
+    name: str
+    score: float
+    p_value: float
+    deviations: float
+    stands_out: bool
+
+
+class IgnoredFacts(_Frozen):
+    """Regions of the pictures that are neither learnt nor judged; the mask itself is a file of the artefact.
+
+    Attributes:
+        width, height: pixels of the pictures that they are for; others are refused.
+        share: share of the picture, above 0 and below 1, as the model square shows it.
+
+    """
+
+    width: int
+    height: int
+    share: float
+
+    @property
+    def statement(self) -> str:
+        """In words, for reports."""
+        return (
+            f"{self.share:.1%} of the picture; only pictures of {self.width}x{self.height} pixels are taken"
+        )
 
 
 class TrainingFacts(_Frozen):
@@ -167,6 +210,8 @@ class Manifest(_Frozen):
         fusion: how several parts become one, in words; None for a part alone.
         target: how its graph was compiled.
         calibration: how its decision was calibrated.
+        odd_normals: normals of the highest scores among those that calibrated, highest first.
+        ignored: regions of the pictures that it does not judge; None where there are none.
         metrics: figures on the pictures that parity compared; None where these had no labels.
         parity: comparisons of served and trained answers.
         origin: version that it was made from; None for one that was fitted.
@@ -192,6 +237,8 @@ class Manifest(_Frozen):
     fusion: str | None
     target: str
     calibration: CalibrationFacts
+    odd_normals: tuple[OddNormal, ...] = ()
+    ignored: IgnoredFacts | None = None
     metrics: dict[str, Any] | None
     parity: tuple[ParityFacts, ...]
     origin: Origin | None = None

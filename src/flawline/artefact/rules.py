@@ -1,4 +1,4 @@
-"""Settings and calibration of an artefact: what turns findings into a verdict, as two files."""
+"""Settings, calibration and ignored regions of an artefact: what turns findings into a verdict, as files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,13 @@ from safetensors.numpy import load_file, save_file
 from flawline.artefact.manifest import Manifest, checked
 from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.calibration import Calibration
+from flawline.scoring.ignored import Ignored, read_mask
 from flawline.scoring.settings import LineSettings, PartSettings
 
 SETTINGS = "settings.json"
 CALIBRATION = "calibration.safetensors"
+IGNORED = "ignore.png"
+"""Mask of the regions that are not judged, white where ignored; a line without such regions has none."""
 
 
 @dataclass(frozen=True)
@@ -25,21 +28,25 @@ class Rules:
     Attributes:
         settings: constants of its scoring.
         calibration: what it knows of normal scores.
+        ignored: regions of the pictures that are not judged; None where there are none.
 
     """
 
     settings: LineSettings
     calibration: Calibration
+    ignored: Ignored | None = None
 
     def save(self, folder: Path) -> None:
-        """Write both files into the folder of an artefact that is not published yet."""
+        """Write the files into the folder of an artefact that is not published yet."""
         (folder / SETTINGS).write_text(self.settings.model_dump_json(indent=2) + "\n", encoding="utf-8")
         scores, peaks = self.calibration.scores, self.calibration.peaks
         write_tensors(folder / CALIBRATION, {"scores": scores, "peaks": peaks})
+        if self.ignored is not None:
+            (folder / IGNORED).write_bytes(self.ignored.content)
 
     @classmethod
     def load(cls, folder: Path, manifest: Manifest) -> Self:
-        """Read both files of a published artefact.
+        """Read the files of a published artefact.
 
         Raises:
             ArtefactError: a file is missing, damaged or changed.
@@ -65,7 +72,10 @@ class Rules:
             reason = first_fault(error) if isinstance(error, ValidationError) else error
             msg = f"{path}: cannot be read ({reason}); build the line again or roll back"
             raise ArtefactError(msg) from error
-        return cls(settings, calibration)
+        ignored = None
+        if IGNORED in manifest.files:
+            ignored = Ignored.of(read_mask(checked(folder, manifest, IGNORED)), manifest.size)
+        return cls(settings, calibration, ignored)
 
     def part_of(self, stage: str, manifest: Manifest) -> PartSettings:
         """Settings of the part whose outputs go through a shared stage.

@@ -103,9 +103,22 @@ class ServedLine:
             for part, settings in zip(self.manifest.parts, self.rules.settings.parts, strict=True)
         ]
 
+    def check(self, pixels: Pixels) -> None:
+        """Raise PictureError for a picture UINT8 [H, W, 3] of another shape than the line's regions to ignore."""
+        if self.rules.ignored is not None:
+            self.rules.ignored.check(pixels.shape[1], pixels.shape[0])
+
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph."""
-        squares, geometries = zip(*(letterbox(pixels, self.size) for pixels in pictures), strict=True)
+        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph.
+
+        Raises:
+            PictureError: one has another shape than the line's mask of regions to ignore.
+
+        """
+        ignored = self.rules.ignored
+        squares, geometries = zip(
+            *(letterbox(pixels, self.size, ignored) for pixels in pictures), strict=True
+        )
         outputs = self.graph.run(np.stack(squares))
         return [self._judge(outputs, number, geometry) for number, geometry in enumerate(geometries)]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawline.errors import DataError, PictureError
-from flawline.scoring.picture import Pixels, decode
+from flawline.scoring.picture import Pixels, decode, upright_size
 
 GOOD = "good"
 """Class name of normal pictures, whatever their layout calls them."""
@@ -50,6 +50,14 @@ class Sample:
             return decode(self.image.read_bytes())
         except (OSError, PictureError) as error:
             msg = f"{self.image}: {error}; repair or remove the file"
+            raise DataError(msg) from error
+
+    def read_size(self) -> tuple[int, int]:
+        """Width and height in pixels, read from the header alone. Raises DataError as `read_image`."""
+        try:
+            return upright_size(self.image)
+        except PictureError as error:
+            msg = f"{self.image}: {error}"
             raise DataError(msg) from error
 
     def read_mask(self, height: int, width: int) -> NDArray[np.bool_]:

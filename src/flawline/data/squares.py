@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.data.sample import Sample
+from flawline.errors import DataError, PictureError
+from flawline.scoring.ignored import Ignored, filled
 from flawline.scoring.picture import Geometry, Pixels, letterbox
 
 KEEP_BYTES = 2 << 30
@@ -25,9 +27,10 @@ class Square:
     geometry: Geometry
 
     @classmethod
-    def of(cls, pixels: Pixels, size: int) -> "Square":
-        """Letterbox UINT8 [H, W, 3]."""
-        return cls(*letterbox(pixels, size))
+    def of(cls, pixels: Pixels, size: int, ignored: Ignored | None = None) -> "Square":
+        """Letterbox UINT8 [H, W, 3], and fill what is ignored. Raises PictureError where its shape is another."""
+        square, geometry = letterbox(pixels, size, ignored)
+        return cls(square if ignored is None else filled(square, ignored.square), geometry)
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -41,12 +44,20 @@ class Squares(Sequence[Square]):
     Args:
         samples: pictures on disk.
         size: side of the square in pixels.
+        ignored: regions of the pictures that are filled, and left out of their geometries.
         keep_bytes: most memory for the squares that are kept.
 
     """
 
-    def __init__(self, samples: Sequence[Sample], size: int, *, keep_bytes: int = KEEP_BYTES) -> None:
-        self.samples, self.size = tuple(samples), size
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: int,
+        ignored: Ignored | None = None,
+        *,
+        keep_bytes: int = KEEP_BYTES,
+    ) -> None:
+        self.samples, self.size, self.ignored = tuple(samples), size, ignored
         self._most = keep_bytes // (3 * size * size)
         self._kept: dict[Sample, Square] = {}
 
@@ -69,10 +80,19 @@ class Squares(Sequence[Square]):
     def __len__(self) -> int:
         return len(self.samples)
 
+    def read(self, index: int) -> Pixels:
+        """Read a whole picture, UINT8 [H, W, 3], ignored regions filled. Raises DataError as `read_image`."""
+        pixels = self.samples[index].read_image()
+        return pixels if self.ignored is None else filled(pixels, self.ignored.mask)
+
     def _square(self, sample: Sample) -> Square:
         if sample in self._kept:
             return self._kept[sample]
-        square = Square.of(sample.read_image(), self.size)
+        try:
+            square = Square.of(sample.read_image(), self.size, self.ignored)
+        except PictureError as error:
+            msg = f"{sample.image}: {error}"
+            raise DataError(msg) from error
         if len(self._kept) < self._most:
             self._kept[sample] = square
         return square

@@ -11,15 +11,27 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flawline.artefact.manifest import CalibrationFacts, DataFacts, Manifest, PartFacts, hashes, verify
+from flawline.artefact.manifest import (
+    CalibrationFacts,
+    DataFacts,
+    IgnoredFacts,
+    Manifest,
+    OddNormal,
+    PartFacts,
+    hashes,
+    verify,
+)
 from flawline.artefact.rules import Rules, write_tensors
+from flawline.data.sample import Sample
 from flawline.data.squares import Square
 from flawline.detectors.line import Line
+from flawline.detectors.odd import find_odd
 from flawline.detectors.part import PARTS, Part
 from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
+from flawline.scoring.odd import limit_statement
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge
@@ -44,6 +56,8 @@ class FittedLine:
         rules: settings and calibration.
         data: pictures it was built from.
         seconds: time that fitting took.
+        odd_normals: normals of the highest scores among those that calibrated it, highest first.
+        odd_pictures: these pictures, each with the verdict that the other normals give it; none in a loaded line.
 
     """
 
@@ -54,6 +68,8 @@ class FittedLine:
     rules: Rules
     data: DataFacts
     seconds: float = 0.0
+    odd_normals: tuple[OddNormal, ...] = ()
+    odd_pictures: tuple[tuple[Sample, Verdict], ...] = ()
 
     @property
     def settings(self) -> LineSettings:
@@ -71,8 +87,13 @@ class FittedLine:
         return {heading: text for part in self.model.parts for heading, text in part.statements.items()}
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal."""
-        squares = [Square.of(pixels, self.settings.size) for pixels in pictures]
+        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal.
+
+        Raises:
+            PictureError: one has another shape than the line's mask of regions to ignore.
+
+        """
+        squares = [Square.of(pixels, self.settings.size, self.rules.ignored) for pixels in pictures]
         return [
             judge(findings, square.geometry, self.settings, self.calibration.scores)
             for square, findings in zip(squares, self.model.find(squares), strict=True)
@@ -90,11 +111,18 @@ class FittedLine:
         rules = learn_rules(
             self.settings, found, false_alarm=false_alarm, method=method, look_again=look_again
         )
-        return replace(self, rules=rules)
+        rules = replace(rules, ignored=self.rules.ignored)
+        return replace(self, rules=rules, odd_normals=(), odd_pictures=())
+
+    def with_odd_normals(self, samples: Sequence[Sample], found: Sequence[Found]) -> Self:
+        """Keep the normals of the highest scores among those that calibrated, and what the parts found on each."""
+        facts, pictures = find_odd(samples, found, self.settings)
+        return replace(self, odd_normals=facts, odd_pictures=pictures)
 
     def with_budget(self, false_alarm: float, look_again: float | None = None) -> Self:
         """Return the same line for other budgets in (0, 1), on the normals that calibrated it."""
-        return replace(self, rules=decided(self.settings, self.calibration.at(false_alarm, look_again)))
+        rules = decided(self.settings, self.calibration.at(false_alarm, look_again))
+        return replace(self, rules=replace(rules, ignored=self.rules.ignored))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the graph's outputs by name, without the batch."""
@@ -132,15 +160,24 @@ class FittedLine:
             reason = " ".join(str(error).split())
             msg = f"{folder}: the line does not fit this Flawline ({reason}); build it again or roll back"
             raise ArtefactError(msg) from error
+        rules = Rules.load(folder, manifest)
         line = cls(
             detector=manifest.detector,
             recipe=manifest.recipe,
             seed=manifest.seed,
-            model=Line(teacher, parts).eval(),
-            rules=Rules.load(folder, manifest),
+            model=Line(teacher, parts, rules.ignored).eval(),
+            rules=rules,
             data=manifest.data,
+            odd_normals=manifest.odd_normals,
         )
         return line, manifest
+
+    def ignored_facts(self) -> IgnoredFacts | None:
+        """What the manifest says of the regions that are not judged; None where there are none."""
+        ignored = self.rules.ignored
+        if ignored is None:
+            return None
+        return IgnoredFacts(width=ignored.width, height=ignored.height, share=ignored.share)
 
     def calibration_facts(self) -> CalibrationFacts:
         """What the manifest says of the calibration."""
@@ -154,6 +191,7 @@ class FittedLine:
             pixel_threshold=calibration.pixel_threshold,
             asked_look_again=calibration.asked_look_again,
             look_again=calibration.look_again,
+            limit=limit_statement(calibration),
         )
 
 

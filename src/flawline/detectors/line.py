@@ -9,7 +9,29 @@ from torch import Tensor, nn
 from flawline.data.squares import Square
 from flawline.detectors.part import Part
 from flawline.scoring.finding import Finding
+from flawline.scoring.ignored import Ignored
 from flawline.teachers import Teacher
+
+
+class Filled(nn.Module):
+    """Fills ignored regions of model squares with the mean colour of all else, as flawline.scoring.ignored.filled.
+
+    It stands in the graph, so that a served picture is filled as those were that the line learnt from.
+    """
+
+    kept: Tensor
+
+    def __init__(self, ignored: Ignored) -> None:
+        super().__init__()
+        kept = torch.from_numpy(~ignored.square).float()
+        self.register_buffer("kept", kept[None, :, :, None])
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Turn UINT8 [B, S, S, 3] into whole numbers 0 to 255, FP32 of the same shape."""
+        shown = pictures.float() * self.kept
+        # Axis by axis: sums of one row are exact, so that every runtime rounds the same mean.
+        mean = shown.sum(dim=2, keepdim=True).sum(dim=1, keepdim=True) / self.kept.sum()
+        return shown + mean.round() * (1 - self.kept)
 
 
 class Line(nn.Module):
@@ -18,11 +40,13 @@ class Line(nn.Module):
     Attributes:
         teacher: gives the maps of all layers that a part takes.
         parts: at least one, in the order of the line's findings.
+        filled: fills the regions that the line ignores.
 
     """
 
-    def __init__(self, teacher: Teacher, parts: Sequence[Part]) -> None:
+    def __init__(self, teacher: Teacher, parts: Sequence[Part], ignored: Ignored | None = None) -> None:
         super().__init__()
+        self.filled = nn.Identity() if ignored is None else Filled(ignored)
         self.teacher = teacher
         self.parts = tuple(parts)
         self.modules_of_parts = nn.ModuleList(part.module for part in parts)
@@ -34,7 +58,7 @@ class Line(nn.Module):
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
         """Turn UINT8 [B, S, S, 3] into the tensors of `outputs`, batch first. This is what is exported."""
-        pixels = self.teacher.prepare(pictures)
+        pixels = self.teacher.prepare(self.filled(pictures))
         maps = self.teacher.maps(pixels)
         given: list[Tensor] = []
         for part in self.parts:

@@ -18,6 +18,7 @@ from flawline.data.squares import Squares
 from flawline.errors import RecipeError
 from flawline.registry import Registry
 from flawline.scoring.finding import ROLES, Finding, Role
+from flawline.scoring.ignored import Ignored
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import PartSettings
 from flawline.synthesis import Material, MethodConfig, Sources, Synthesizer
@@ -50,7 +51,8 @@ class Context:
     Attributes:
         teacher: frozen teacher, on the device that does the work.
         maps: positions among the teacher's maps of those that the part takes.
-        normals: good pictures that the part may learn from.
+        normals: good pictures that the part may learn from; what the line ignores is filled in them, and left out
+            of their geometries.
         defects: labelled defect pictures that it may learn from.
         data: name of the data set, for messages.
         size: side of the model square in pixels.
@@ -210,7 +212,13 @@ class Part(ABC):
         raise RecipeError(msg)
 
     def taught(
-        self, teacher: Teacher, normals: Sequence[Sample], defects: Sequence[Sample], *, size: int
+        self,
+        teacher: Teacher,
+        normals: Sequence[Sample],
+        defects: Sequence[Sample],
+        *,
+        size: int,
+        ignored: Ignored | None = None,
     ) -> Self | None:
         """Return the part with what more pictures add, without fitting; None where that cannot be done.
 
@@ -219,9 +227,10 @@ class Part(ABC):
             normals: good pictures.
             defects: defect pictures with masks.
             size: side of the model square in pixels.
+            ignored: regions of the pictures that are not learnt.
 
         """
-        del teacher, normals, defects, size
+        del teacher, normals, defects, size, ignored
         return None
 
     def to(self, device: torch.device) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flawline.artefact.manifest import DataFacts, Manifest, Origin
 from flawline.data import Dataset, Sample, digests
+from flawline.data.ignore import check_sizes
 from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.line import Line
@@ -82,12 +83,12 @@ def calibrate_line(
         good = sum(not sample.is_defect for sample in dataset.samples)
         if len(normals) < good:
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
-        squares = Squares(normals, fitted.settings.size)
+        squares = Squares(normals, fitted.settings.size, fitted.rules.ignored)
         found = find_all(fitted.model, squares, "calibrating")
         new = fitted.calibrated(found, false_alarm=asked, method="split", look_again=second)
         if new.calibration.false_alarm > asked:
             say(f"Too few good pictures for the budget: {new.calibration.promise}.")
-        return new
+        return new.with_odd_normals(normals, found)
 
     told = "calibrated for another budget" if dataset is None else f"calibrated on {dataset.name}"
     return _derive(repository, line, change, told, dataset=dataset)
@@ -145,12 +146,17 @@ def teach_line(
 
     def change(fitted: FittedLine) -> FittedLine:
         teacher, size = fitted.model.teacher, fitted.settings.size
-        taught = [part.taught(teacher, normals, defects, size=size) for part in fitted.model.parts]
+        ignored = fitted.rules.ignored
+        if ignored is not None:
+            check_sizes((*normals, *defects), ignored, f"line '{line}'")
+        taught = [
+            part.taught(teacher, normals, defects, size=size, ignored=ignored) for part in fitted.model.parts
+        ]
         if not any(taught):
             msg = f"no part of line '{line}' can be taught more pictures without fitting; build it again"
             raise RecipeError(msg)
         parts = [new or old for new, old in zip(taught, fitted.model.parts, strict=True)]
-        model = Line(teacher, parts).eval()
+        model = Line(teacher, parts, ignored).eval()
         kept = [
             part.settings().model_copy(update={"level": old.level, "peak": old.peak})
             for part, old in zip(parts, fitted.settings.parts, strict=True)
@@ -194,6 +200,9 @@ def _derive(
     wanted = target or manifest.target
     with reserve(repository, line, wanted) as staging:
         samples = _pictures(folder, manifest, dataset)
+        if fitted.rules.ignored is not None:
+            calibrating = () if dataset is None else dataset.train_normals
+            check_sizes((*calibrating, *samples), fitted.rules.ignored, f"line '{line}'")
         return release(
             change(fitted),
             samples,

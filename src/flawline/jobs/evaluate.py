@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawline.data import Dataset, Sample, digests, load_dataset
+from flawline.data.leave_out import leave_out
+from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
 from flawline.jobs.fit import FittedLine, fit
 from flawline.progress import track
@@ -40,6 +42,7 @@ def measure(
     json_file: Path | None = None,
     holdout: Sequence[Sample] = (),
     scores_file: Path | None = None,
+    listed: Path | None = None,
 ) -> list[Run]:
     """Fit and score once per seed, streaming the pictures.
 
@@ -52,6 +55,7 @@ def measure(
         budget: seconds for training a student, each seed's.
         checkpoint: folder for the state of trainings, one folder a seed below it.
         command: argument vector that repeats this, for the rows.
+        listed: file that lists training pictures to leave out; see flawline.data.leave_out.
         json_file: rows are merged into it after every seed, so that an interrupted series keeps what it has.
         holdout: good pictures taken another day, on which the promise is tested.
         scores_file: CSV of what was said of every picture, written anew after every seed.
@@ -64,7 +68,7 @@ def measure(
     if scores_file is not None:
         check_scores_file(scores_file, json_file)
     for seed in seeds:
-        dataset = load_dataset(data, seed=seed)
+        dataset = leave_out(load_dataset(data, seed=seed), listed)
         check_test(dataset)
         check_holdout(dataset, holdout)
         fitted = fit(
@@ -78,6 +82,7 @@ def measure(
         )
         evaluation = evaluate(fitted, dataset.test)
         other_day = evaluate(fitted, holdout) if holdout else None
+        evaluation.show_odd(fitted.odd_pictures)
         row = accuracy_row(
             evaluation.result(),
             detector=detector,
@@ -158,6 +163,9 @@ def report(path: Path, runs: Sequence[Run], *, title: str, facts: dict[str, str]
         "Recipe": str(runs[0].row["recipe"]),
         **fitted.statements,
         "Promise": fitted.calibration.promise,
+        "What limits it": fitted.calibration_facts().limit or "no odd good picture",
+        "Odd good pictures": odd_statement(fitted.odd_normals) or "none stand out",
+        "Ignored": ignored.statement if (ignored := fitted.ignored_facts()) else "nothing",
         "Fit": f"{fitted.seconds:.0f} s",
         "Command": str(runs[0].row["command"]),
     }

@@ -1,5 +1,6 @@
 """Fit a line to a data set and calibrate it: what `build` publishes and `evaluate` measures."""
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from flawline.artefact.manifest import DataFacts
 from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample, digests
+from flawline.data.ignore import read_ignored
 from flawline.data.squares import Squares, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
@@ -72,6 +74,7 @@ def fit(
     kinds = parse_detector(detector)
     started = time.monotonic()
     check_normals(dataset, recipe.false_alarm)
+    ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     check_weights(kinds, recipe)
     recipe = settled(recipe)
     chosen_device = pick_device(device)
@@ -79,7 +82,7 @@ def fit(
     # TF32 would calibrate the line by other scores than it will serve.
     torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(chosen_device)
-    squares = Squares(dataset.train_normals, recipe.size)
+    squares = Squares(dataset.train_normals, recipe.size, ignored)
     kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
     time_left = Budget(budget, trainings_of(kinds, recipe))
     teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
@@ -89,11 +92,12 @@ def fit(
             kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=time_left, checkpoint=checkpoint
         )
         parts.append(kind.fit(recipe.part(kind.name), context))
-    line = Line(teacher, parts).eval()
+    line = Line(teacher, parts, ignored).eval()
+    calibrating = squares.chosen(np.concatenate(held_out).tolist())
     if method == "split":
-        found = find_all(line, squares.chosen(held_out[0].tolist()), "calibrating")
+        found = find_all(line, calibrating, "calibrating")
     else:
-        geometries = [squares[row].geometry for fold in held_out for row in fold]
+        geometries = [square.geometry for square in calibrating]
         by_part = [part.cross(held_out) for part in parts]
         found = [(list(each), geometry) for *each, geometry in zip(*by_part, geometries, strict=True)]
     for part in parts:
@@ -104,7 +108,7 @@ def fit(
         recipe=_spelt_out(recipe, kinds).model_dump(mode="json"),
         seed=seed,
         model=line,
-        rules=Rules(_settings(recipe, parts), blank),
+        rules=Rules(_settings(recipe, parts), blank, ignored),
         data=DataFacts(
             name=dataset.name,
             fingerprint=dataset.fingerprint(),
@@ -116,7 +120,7 @@ def fit(
     ).calibrated(found, false_alarm=recipe.false_alarm, method=method, look_again=recipe.second_budget)
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
-    return fitted
+    return fitted.with_odd_normals(calibrating.samples, found)
 
 
 def settled(recipe: Recipe) -> Recipe:
@@ -178,7 +182,7 @@ def context_of(
         seed=seed,
         synthesis=recipe.synthesis,
         checkpoint=checkpoint,
-        identity=_identity(teacher, recipe, seed),
+        identity=_identity(teacher, recipe, seed, normals),
         budget=budget or Budget(),
     )
 
@@ -227,7 +231,7 @@ def adapt_teacher(
             budget=budget.share(),
             checkpoint=None if checkpoint is None else checkpoint / "teacher.safetensors",
             identity={
-                **_identity(teacher, recipe, seed),
+                **_identity(teacher, recipe, seed, normals),
                 "layers": list(teacher.layers),
                 "pictures": fingerprint(chosen),
             },
@@ -237,9 +241,11 @@ def adapt_teacher(
     return adapted
 
 
-def _identity(teacher: Teacher, recipe: Recipe, seed: int) -> dict[str, object]:
+def _identity(teacher: Teacher, recipe: Recipe, seed: int, normals: Squares) -> dict[str, object]:
     """What made teacher and squares, as JSON values: checkpoints of another are refused."""
     made = recipe.model_dump(mode="json", include={"adapt", "size", "even_exposure"})
+    if normals.ignored is not None:
+        made["ignored"] = hashlib.sha256(normals.ignored.mask.tobytes()).hexdigest()
     return {**made, "teacher": teacher.fingerprint, "seed": seed}
 
 

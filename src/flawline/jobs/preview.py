@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.data import Dataset
+from flawline.data.ignore import read_ignored
 from flawline.data.squares import Squares
 from flawline.detectors.part import parse_detector
 from flawline.errors import FlawlineError, RecipeError
@@ -67,8 +68,9 @@ def preview(
     config = recipe.part(kind.name)
     check_normals(dataset, recipe.false_alarm)
     recipe = settled(recipe)
+    ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     teacher, (layers,) = load_shared_teacher(kinds, recipe)
-    kept = kept_apart(Squares(dataset.train_normals, recipe.size), kinds, recipe, seed)[0]
+    kept = kept_apart(Squares(dataset.train_normals, recipe.size, ignored), kinds, recipe, seed)[0]
     context = context_of(
         kind,
         layers,
@@ -86,6 +88,7 @@ def preview(
         "settings": recipe.model_dump(mode="json", exclude={"name", "detector"})
         | {kind.name: config.model_dump(mode="json")},
         "sources": dataset.fingerprint(),
+        "ignored": context.identity.get("ignored"),
     }
     claim(out, kind.name, identity)
     made = kind.examples(config, context)

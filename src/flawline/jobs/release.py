@@ -17,6 +17,7 @@ from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
 from flawline.detectors.export import LineGraph, export_onnx
 from flawline.detectors.fitted import FittedLine
+from flawline.detectors.odd import odd_statement
 from flawline.jobs.prove import demand_parity, prove, statement
 from flawline.progress import say
 from flawline.report.evaluation import Evaluation
@@ -111,6 +112,7 @@ def release(
     publish.write_models(trial, draft, staging / "artefact")  # with the fused model, published or not
     artefact = trial / names.discrepancy(line) / str(version)
     evaluation, parity = prove(fitted, artefact, trial, samples)
+    evaluation.show_odd(fitted.odd_pictures)
     demand_parity(parity)
     metrics = json.loads(evaluation.result().model_dump_json()) if labelled else metrics
     manifest = draft.model_copy(update={"parity": tuple(parity), "metrics": metrics, "fused": fused})
@@ -159,6 +161,8 @@ def write_artefact(
         fusion=fitted.settings.fusion_statement,
         target=target,
         calibration=fitted.calibration_facts(),
+        odd_normals=fitted.odd_normals,
+        ignored=fitted.ignored_facts(),
         metrics=None,
         parity=(),
         origin=origin,
@@ -211,6 +215,9 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
         **{heading: text for part in manifest.parts for heading, text in part.statements.items()},
         "Fusion": manifest.fusion or "none: one detector alone",
         "Promise": manifest.calibration.promise,
+        "What limits it": manifest.calibration.limit or "no odd good picture",
+        "Odd good pictures": odd_statement(manifest.odd_normals) or "none stand out",
+        "Ignored": manifest.ignored.statement if manifest.ignored else "nothing",
         "Served equals trained": statement(manifest.parity),
         "Target": manifest.target,
         "Built": manifest.created,

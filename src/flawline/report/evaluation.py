@@ -170,6 +170,8 @@ class Evaluation:
         self.rows: list[PictureRow] = []
         self._curves = PixelCurves()
         self._pixel_images = 0
+        self._ignoring: Card | None = None
+        self.odd: list[Card] = []
         self._hits, self._weak_hits, self._misses, self._alarms, self._good = (
             Gallery(GALLERY_SIZE) for _ in range(5)
         )
@@ -189,7 +191,8 @@ class Evaluation:
         """Take in one picture of the test split.
 
         A defective picture whose mask is missing or empty says nothing about its pixels and is left out of
-        the pixel figures; counting them as normal would blame the detector for finding the defect.
+        the pixel figures; counting them as normal would blame the detector for finding the defect. Pixels that the
+        line ignores count neither as normal nor as defective.
 
         Raises:
             RecipeError: the score or the map is not finite.
@@ -202,9 +205,12 @@ class Evaluation:
         truth = _pixel_label(sample, verdict)
         row = PictureRow.of(sample, verdict, truth)
         if truth is not None:
-            self._curves.add(to_picture(verdict.anomaly_map, verdict.geometry), truth)
+            full = to_picture(verdict.anomaly_map, verdict.geometry)
+            self._curves.add(full, truth, _ignored(verdict))
             self._pixel_images += 1
         self.rows.append(row)
+        if verdict.geometry.ignored is not None and self._ignoring is None:
+            self._ignoring = Card.of(row, sample, verdict, truth)
         self._offer(row, sample, verdict, truth)
 
     def result(self) -> EvaluationResult:
@@ -258,6 +264,18 @@ class Evaluation:
             **at,
         )
 
+    def show_odd(self, pictures: Iterable[tuple[Sample, Verdict]]) -> None:
+        """Show normals that calibrated the line, highest score first; they are no part of the test."""
+        self.odd = []
+        for sample, verdict in pictures:
+            truth = _pixel_label(sample, verdict)
+            self.odd.append(Card.of(PictureRow.of(sample, verdict, truth), sample, verdict, truth))
+
+    @property
+    def ignoring(self) -> Card | None:
+        """The first picture, with the regions that the line ignores; None where it judges all."""
+        return self._ignoring
+
     @property
     def hits(self) -> list[Card]:
         """Found defects of the highest scores."""
@@ -303,10 +321,12 @@ class Evaluation:
 
 
 def _pixel_label(sample: Sample, verdict: Verdict) -> NDArray[np.bool_] | None:
-    """BOOL [H, W]; None for a defective picture whose mask is missing or empty."""
+    """BOOL [H, W] without what is ignored; None for a defective picture where nothing is left."""
     if sample.is_defect and sample.mask is None:
         return None
     truth = sample.read_mask(verdict.geometry.height, verdict.geometry.width)
+    if (ignored := _ignored(verdict)) is not None:
+        truth &= ~ignored
     return None if sample.is_defect and not truth.any() else truth
 
 
@@ -321,6 +341,11 @@ def _share_above(
     if not rows or threshold is None:
         return None
     return sum(row.score > threshold and (not located or bool(row.located)) for row in rows) / len(rows)
+
+
+def _ignored(verdict: Verdict) -> NDArray[np.bool_] | None:
+    """BOOL [H, W] of the picture, True where it is not judged; None where all of it is."""
+    return None if verdict.geometry.ignored is None else verdict.geometry.ignored.mask
 
 
 def _share_called(rows: Sequence[PictureRow]) -> float | None:

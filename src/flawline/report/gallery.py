@@ -63,8 +63,9 @@ class Card:
     """A thumbnail of h x w pixels, and all that is drawn over it.
 
     `picture` is UINT8 [h, w, 3], `scores` FP32 [h, w] with 1.0 at the pixel threshold, `mask` BOOL [h, w] the
-    pixels called defective, `boxes` FP32 [K, 4] corners in thumbnail pixels, and `truth` BOOL [h, w] the
-    pixel label, None for a defective picture without one.
+    pixels called defective, `boxes` FP32 [K, 4] corners in thumbnail pixels, `truth` BOOL [h, w] the
+    pixel label, None for a defective picture without one, and `ignored` BOOL [h, w] the pixels that are not judged,
+    None where all are.
     """
 
     row: PictureRow
@@ -73,6 +74,7 @@ class Card:
     mask: NDArray[np.bool_]
     boxes: NDArray[np.float32]
     truth: NDArray[np.bool_] | None
+    ignored: NDArray[np.bool_] | None = None
 
     @classmethod
     def of(cls, row: PictureRow, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None) -> "Card":
@@ -89,6 +91,7 @@ class Card:
             mask=_shrink_mask(verdict.mask[inner] > 0, size),
             boxes=(boxes * scale).astype(np.float32),
             truth=None if truth is None else _shrink_mask(truth, size),
+            ignored=None if geometry.ignored is None else _shrink_mask(geometry.ignored.mask, size),
         )
 
 

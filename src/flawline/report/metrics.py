@@ -123,16 +123,23 @@ class PixelCurves:
         """Connected regions of ground truth seen so far."""
         return self._regions
 
-    def add(self, scores: NDArray[np.float32], truth: NDArray[np.bool_]) -> None:
+    def add(
+        self,
+        scores: NDArray[np.float32],
+        truth: NDArray[np.bool_],
+        ignored: NDArray[np.bool_] | None = None,
+    ) -> None:
         """Count one picture.
 
         Args:
             scores: FP32 [H, W], 0 or more, no NaN; larger is more anomalous.
             truth: BOOL [H, W], True on defective pixels. Pixels that touch, corners included, are one region.
+            ignored: BOOL [H, W], True on pixels that the line does not judge, none of them defective; they are not
+                counted. None counts all.
 
         """
         bins = _bins(scores)
-        every = np.bincount(bins.ravel(), minlength=BINS)
+        every = np.bincount(bins.ravel() if ignored is None else bins[~ignored], minlength=BINS)
         if not truth.any():
             self._normal += every
             return

@@ -112,6 +112,7 @@ def write_report(
         raise DataError(msg)
     results = [evaluation.result() for evaluation in evaluations]
     middle = _middle(results)
+    ignoring = evaluations[middle].ignoring
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -136,6 +137,7 @@ def write_report(
         charts=[*_charts(evaluations, middle, results[middle]), *_training_charts(losses)],
         classes=_classes(results[middle]),
         heat_scale=plots.heat_scale(),
+        ignored=None if ignoring is None else plots.ignored_tile(ignoring),
         galleries=_galleries(evaluations[middle]),
         errors=_errors(evaluations[middle].rows),
     )
@@ -284,7 +286,19 @@ def _classes(result: EvaluationResult) -> list[tuple[str, Share]]:
 
 
 def _galleries(evaluation: Evaluation) -> list[dict[str, object]]:
+    odd: tuple[tuple[str, str, list[Card]], ...] = (
+        (
+            "Are these really good?",
+            (
+                "Good pictures that calibrated the line, of the highest scores; it had not learned from them when "
+                "it scored them. The p-value is that among the others. One that is not good sets the limit for "
+                "all: list it in a file, and build again with --leave-out."
+            ),
+            evaluation.odd,
+        ),
+    )
     sections: tuple[tuple[str, str, list[Card]], ...] = (
+        *(odd if evaluation.odd else ()),
         (
             "Found defects, the clearest",
             "Defective pictures of the highest scores.",

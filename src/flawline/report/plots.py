@@ -27,6 +27,8 @@ DEFECT_COLOUR = "#D55E00"
 HEAT_TOP = 2.0
 """The heat map's last colour: twice the pixel threshold and above."""
 
+_HATCH = 10
+"""Pixels of a thumbnail from one line of a hatching to the next."""
 _INK = "#24292f"
 _STYLE: dict[Any, Any] = {
     "font.size": 11,
@@ -168,6 +170,22 @@ def called_tile(card: Card) -> str:
 def truth_tile(card: Card) -> str:
     """Fade the thumbnail and paint the pixels labelled defective; the card has a label."""
     return _jpeg(_painted(card, cast(NDArray[np.bool_], card.truth), DEFECT_COLOUR))
+
+
+def ignored_tile(card: Card) -> str:
+    """Hatch and fade the regions of the thumbnail that are not judged; the card has some."""
+    ignored = cast(NDArray[np.bool_], card.ignored)
+    down, across = np.indices(ignored.shape)
+    line = (down + across) % _HATCH < 2
+    colour = np.where(line, 0.25, 0.85)[:, :, None]
+    return _jpeg(
+        _byte(np.where(ignored[:, :, None], 0.3 * _grey(card.picture) + 0.7 * colour, card.picture / 255))
+    )
+
+
+def scores_of(rows: Sequence[PictureRow], *, is_defect: bool) -> NDArray[np.float64]:
+    """FP64 [n]: scores of the good or of the defective pictures."""
+    return np.array([row.score for row in rows if row.is_defect is is_defect], dtype=np.float64)
 
 
 def _labels_and_scores(rows: Sequence[PictureRow]) -> tuple[list[bool], list[float]]:

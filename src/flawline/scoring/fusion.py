@@ -41,9 +41,10 @@ class Fused:
 
 
 def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bool = False) -> Floats:
-    """Bring patch scores to the pixels of the model square: bilinear, then a Gaussian; zero on padding.
+    """Bring patch scores to the pixels of the model square: bilinear, then a Gaussian; zero where none is judged.
 
-    The outermost patches on the picture are continued over the padding first, so that it lowers nothing.
+    The nearest judged patches are continued over padding and ignored regions first, so that these neither lower
+    nor raise anything beside them.
 
     Args:
         patch_map: FP32 [rows, columns].
@@ -55,24 +56,32 @@ def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bo
         FP32 [S, S].
 
     """
-    valid = geometry.patch_mask(*patch_map.shape)
-    rows, columns = int(valid[:, 0].sum()), int(valid[0].sum())
-    missing = (patch_map.shape[0] - rows, patch_map.shape[1] - columns)
-    continued = np.pad(patch_map[:rows, :columns], ((0, missing[0]), (0, missing[1])), mode="edge")
+    continued = _continued(patch_map, geometry.patch_mask(*patch_map.shape))
     full = cv2.resize(continued, (geometry.size, geometry.size), interpolation=cv2.INTER_LINEAR)
     if eight_bit and full.max() > 0:
         step = full.max() / 255
         full = np.rint(full / step).astype(np.float32) * step
     if sigma > 0:
         full = cv2.GaussianBlur(full, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    full[geometry.inner_height :] = 0.0
-    full[:, geometry.inner_width :] = 0.0
+    full[~geometry.pixel_mask()] = 0.0
     return cast(Floats, full)
 
 
+def _continued(patch_map: Floats, valid: NDArray[np.bool_]) -> Floats:
+    """FP32 [rows, columns] where each patch that is not `valid` has the value of the nearest one that is."""
+    if valid.all():
+        return patch_map
+    _, labels = cv2.distanceTransformWithLabels(
+        (~valid).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    values = np.zeros(int(labels.max()) + 1, np.float32)
+    values[labels[valid]] = patch_map[valid]
+    return cast(Floats, values[labels])
+
+
 def strongest(full: Floats, geometry: Geometry, share: float) -> float:
-    """Mean of the strongest `share` of the picture's pixels in a smoothed map FP32 [S, S]; 0 gives the largest."""
-    inside = full[: geometry.inner_height, : geometry.inner_width].ravel()
+    """Mean of the strongest `share` of the judged pixels in a smoothed map FP32 [S, S]; 0 gives the largest."""
+    inside = full[geometry.pixel_mask()]
     # In FP32, so that a share means the same number of pixels in every version of a line's settings.
     count = max(1, round(float(np.float32(share)) * inside.size))
     # Summed in FP64: the order in which `partition` leaves equal sets must not move the score.
@@ -83,7 +92,7 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
     """Bring what one part found to the model square, and give it a score where it has none.
 
     The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that
-    lie mostly on padding are dropped.
+    lie mostly on padding or on ignored regions are dropped.
 
     Raises:
         ArtefactError: the finding does not hold what the settings say.
@@ -108,12 +117,23 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
 
 
 def _on_picture(boxes: Floats, geometry: Geometry) -> Floats:
-    """Rows of FP32 [K, 6] that are used and of which at least half lies on the picture, as far as in the square."""
+    """Rows of FP32 [K, 6] that are used and of which at least half is judged, as far as it lies in the square."""
     corners = np.clip(boxes[:, :4], 0, geometry.size)
     ends = np.array((geometry.inner_width, geometry.inner_height) * 2, dtype=np.float32)
     shown = np.clip(corners, 0, ends)
     areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (shown, corners)]
-    return boxes[(areas[0] > 0) & (2 * areas[0] >= areas[1]) & (boxes[:, 4] >= 0)]
+    kept = (areas[0] > 0) & (2 * areas[0] >= areas[1]) & (boxes[:, 4] >= 0)
+    if geometry.ignored is not None:
+        judged = geometry.pixel_mask()
+        kept[kept] = [2 * judged[_window(corner)].mean() >= 1 for corner in corners[kept]]
+    return boxes[kept]
+
+
+def _window(corners: Floats) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that a box of x1, y1, x2, y2 touches, at least one."""
+    left, top = (int(value) for value in np.floor(corners[:2]))
+    right, bottom = (int(value) for value in np.ceil(corners[2:]))
+    return slice(top, bottom), slice(left, right)
 
 
 def _listed(roles: Sequence[str]) -> str:

@@ -3,7 +3,8 @@
 import io
 import warnings
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from flawline.errors import PictureError
+
+if TYPE_CHECKING:
+    from flawline.scoring.ignored import Ignored
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")
 MIN_SIDE = 16
@@ -37,13 +41,16 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = range(5, 9)
+"""Orientations of EXIF in which width and height change places."""
 
 
 @dataclass(frozen=True)
 class Geometry:
     """Where a picture lies inside the model square: its top left `inner_width` x `inner_height` pixels.
 
-    All values are pixels. Only width and height travel between stages, as tensor GEOMETRY; `fit` does the rest.
+    All numbers are pixels. Only width and height travel between stages, as tensor GEOMETRY; `fit` does the rest.
+    `ignored` are the regions of the line that are neither learned nor judged; None where there are none.
     """
 
     width: int
@@ -51,30 +58,45 @@ class Geometry:
     inner_width: int
     inner_height: int
     size: int
+    ignored: "Ignored | None" = None
 
     @classmethod
-    def fit(cls, width: int, height: int, size: int) -> "Geometry":
+    def fit(cls, width: int, height: int, size: int, ignored: "Ignored | None" = None) -> "Geometry":
         """Place a picture of `width` x `height` in a square of `size`: its longer side fills the square.
 
         Raises:
-            PictureError: a side below 1.
+            PictureError: a side below 1, or a picture of another shape than `ignored` is for.
 
         """
         if min(width, height) < 1:
             msg = f"a picture of {width}x{height} pixels has no place in a square; its sides start at 1"
             raise PictureError(msg)
+        if ignored is not None:
+            ignored.check(width, height)
         scale = size / max(width, height)
-        return cls(width, height, max(1, round(width * scale)), max(1, round(height * scale)), size)
+        return cls(width, height, max(1, round(width * scale)), max(1, round(height * scale)), size, ignored)
 
     def patch_mask(self, rows: int, columns: int) -> NDArray[np.bool_]:
         """BOOL [rows, columns]: patches of an even grid over the square whose centre lies on the picture.
 
-        Patches on the padding are neither learned nor scored. The first patch always counts.
+        Patches on the padding, and those of which at least half is ignored, are neither learned nor scored. One
+        patch always counts: the first, or that of which least is ignored.
         """
         inside_rows = (np.arange(rows) + 0.5) * self.size / rows < self.inner_height
         inside_columns = (np.arange(columns) + 0.5) * self.size / columns < self.inner_width
         inside_rows[0] = inside_columns[0] = True
-        return cast(NDArray[np.bool_], inside_rows[:, None] & inside_columns[None, :])
+        inside = inside_rows[:, None] & inside_columns[None, :]
+        if self.ignored is None:
+            return inside
+        hidden = np.where(inside, self.ignored.shares(rows, columns), np.inf)
+        least = hidden.min()
+        return hidden < 0.5 if least < 0.5 else hidden == least
+
+    def pixel_mask(self) -> NDArray[np.bool_]:
+        """BOOL [S, S]: pixels of the square that show the picture and are not ignored."""
+        shown = np.zeros((self.size, self.size), dtype=np.bool_)
+        shown[: self.inner_height, : self.inner_width] = True
+        return shown if self.ignored is None else shown & ~self.ignored.square
 
 
 def check_size(width: int, height: int) -> None:
@@ -137,7 +159,23 @@ def _to_rgb(image: Image.Image) -> Pixels:
     return np.array(upright.convert("RGB"), dtype=np.uint8)
 
 
-def letterbox(pixels: Pixels, size: int) -> tuple[Pixels, Geometry]:
+def upright_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of what `decode` would give of a file, read from its header alone.
+
+    Raises:
+        PictureError: not a JPEG, PNG, BMP or TIFF file, or its header is damaged.
+
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            turn = image.getexif().get(ExifTags.Base.Orientation, 1)
+            return image.size if turn not in _SIDEWAYS else (image.size[1], image.size[0])
+    except Exception as error:  # Pillow's readers raise errors of any kind on damaged files
+        msg = f"not a JPEG, PNG, BMP or TIFF file, or damaged ({error}); send the whole file again"
+        raise PictureError(msg) from error
+
+
+def letterbox(pixels: Pixels, size: int, ignored: "Ignored | None" = None) -> tuple[Pixels, Geometry]:
     """Fit a picture into a square of `size` pixels, keeping its aspect ratio.
 
     The longer side becomes `size`; the rest, right or below, is filled by reflecting the picture, so that the
@@ -146,18 +184,27 @@ def letterbox(pixels: Pixels, size: int) -> tuple[Pixels, Geometry]:
     Args:
         pixels: UINT8 [H, W, 3], RGB, any H and W.
         size: side of the square in pixels, one of SIZES when served.
+        ignored: regions that the geometry leaves out; the pixels stay as they are.
 
     Returns:
         UINT8 [size, size, 3] and the geometry that leads back to the picture.
 
+    Raises:
+        PictureError: a picture of another shape than `ignored` is for.
+
     """
     height, width = pixels.shape[:2]
-    geometry = Geometry.fit(width, height, size)
+    geometry = Geometry.fit(width, height, size, ignored)
+    return cast(Pixels, into_square(pixels, geometry)), geometry
+
+
+def into_square(values: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
+    """Resize [H, W] or [H, W, 3], UINT8 or FP32, into the model square and fill the rest by reflection."""
+    size = geometry.size
     inner = cv2.resize(
-        pixels,
+        values,
         (geometry.inner_width, geometry.inner_height),
-        interpolation=cv2.INTER_AREA if size < max(height, width) else cv2.INTER_LINEAR,
+        interpolation=cv2.INTER_AREA if size < max(geometry.height, geometry.width) else cv2.INTER_LINEAR,
     )
     below, right = size - geometry.inner_height, size - geometry.inner_width
-    square = cv2.copyMakeBorder(inner, 0, below, 0, right, cv2.BORDER_REFLECT)
-    return cast(Pixels, square), geometry
+    return cv2.copyMakeBorder(inner, 0, below, 0, right, cv2.BORDER_REFLECT)

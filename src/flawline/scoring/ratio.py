@@ -79,11 +79,12 @@ def find_ratio(
         negative: answer of the bank of normal patches.
         positive: answer of the bank of defect patches; None scores by the distance from normal alone, as
             PatchCore does.
-        geometry: where the picture lies in the model square; patches on padding are not scored.
+        geometry: where the picture lies in the model square; patches on padding and on ignored regions are not
+            scored.
         settings: constants of the line.
 
     Returns:
-        A map FP32 [rows, columns], zero on padding, and the picture's score unless it follows from the map.
+        A map FP32 [rows, columns], zero where nothing is scored, and the picture's score unless the map gives it.
 
     """
     valid = geometry.patch_mask(*negative.distance.shape)

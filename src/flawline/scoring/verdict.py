@@ -36,7 +36,8 @@ class Verdict:
         score: raw score of the picture.
         p_value: share of normal pictures expected to score at least this high.
         decision: REJECT where the p-value is within the false-alarm budget, LOOK_AGAIN where within the second.
-        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding and for lines without a map.
+        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding, on ignored regions and for lines
+            without a map.
         mask: UINT8 [S, S], 1 where the map reaches 1.0; see `mask_of`.
         boxes: FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength, class; unused rows are -1.
         geometry: where the picture lies in the model square.

@@ -1,7 +1,8 @@
 """Decode the pictures of many requests at once; a bad one spoils only its own request."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 
@@ -20,11 +21,13 @@ class Decoder:
         cv2.setNumThreads(1)  # the pool is the parallelism
         self._pool = ThreadPoolExecutor(threads)
 
-    def read(self, requests: Sequence[triton.Request]) -> list[Decoded]:
-        """Pictures UINT8 [H, W, 3] of each request, or its PictureError."""
+    def read(
+        self, requests: Sequence[triton.Request], check: Callable[[Pixels], None] | None = None
+    ) -> list[Decoded]:
+        """Pictures UINT8 [H, W, 3] of each request, or its PictureError; `check` may raise one for a picture."""
         jobs = [self._pictures(request) for request in requests]
         flat = [item for job in jobs if isinstance(job, list) for item in job]
-        results = iter(list(self._pool.map(_decode_or_error, flat)))
+        results = iter(list(self._pool.map(partial(_decode_or_error, check), flat)))
         return [_gather([next(results) for _ in job]) if isinstance(job, list) else job for job in jobs]
 
     def close(self) -> None:
@@ -41,17 +44,23 @@ class Decoder:
         return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS (UINT8 [H, W, 3])")
 
 
-def _decode_or_error(item: bytes | Pixels) -> Pixels | PictureError:
+def _decode_or_error(check: Callable[[Pixels], None] | None, item: bytes | Pixels) -> Pixels | PictureError:
     try:
-        if isinstance(item, bytes):
-            return decode(item)
-        height, width, channels = item.shape
-        if channels != 3:
-            return PictureError(f"PIXELS has {channels} channels; send RGB, shape [H, W, 3]")
-        check_size(width, height)
+        pixels = decode(item) if isinstance(item, bytes) else _checked(item)
+        if check is not None:
+            check(pixels)
     except PictureError as error:
         return error
-    return item
+    return pixels
+
+
+def _checked(pixels: Pixels) -> Pixels:
+    height, width, channels = pixels.shape
+    if channels != 3:
+        msg = f"PIXELS has {channels} channels; send RGB, shape [H, W, 3]"
+        raise PictureError(msg)
+    check_size(width, height)
+    return pixels
 
 
 def _gather(results: list[Pixels | PictureError]) -> Decoded:

@@ -27,7 +27,7 @@ class FusedModel:
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         """Judge the pictures of all requests that can be read; the others are refused."""
-        pictures = self.decoder.read(requests)
+        pictures = self.decoder.read(requests, self.line.check)
         good = [p for p in pictures if not isinstance(p, PictureError)]
         verdicts = iter(self.line.inspect([pixels for request in good for pixels in request]) if good else [])
         return [

@@ -10,6 +10,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from flawline.errors import PictureError
+from flawline.scoring.ignored import Ignored
+from flawline.scoring.picture import Geometry
+
 Request = Any
 Response = Any
 Array = NDArray[Any]
@@ -46,6 +50,25 @@ def optional_array(request: Request, name: str) -> Array | None:
     """An optional input as numpy, batch first; None when it was not sent."""
     sent = pb_utils.get_input_tensor_by_name(request, name) is not None
     return array(request, name) if sent else None
+
+
+def geometries(request: Request, size: int, ignored: Ignored | None) -> list[Geometry]:
+    """Where each picture of a request lies in the model square of `size` pixels, from its tensor GEOMETRY.
+
+    Raises:
+        PictureError: a picture has another shape than `ignored` is for; it is told by its place among several.
+
+    """
+    placed: list[Geometry] = []
+    sent = array(request, "GEOMETRY")
+    for number, (width, height) in enumerate(sent.tolist(), start=1):
+        try:
+            placed.append(Geometry.fit(width, height, size, ignored))
+        except PictureError as error:
+            place = f"picture {number} of {len(sent)}: " if len(sent) > 1 else ""
+            msg = f"{place}{error}"
+            raise PictureError(msg) from error
+    return placed
 
 
 def answer(**outputs: Array) -> Response:

@@ -13,10 +13,12 @@ from flawline.data.sample import Dataset, Sample, masks_of
 from flawline.errors import DataError, FlawlineError, RecipeError
 from flawline.files import write_atomically, written_whole
 from flawline.progress import track
+from flawline.scoring.ignored import Ignored, filled
 from flawline.scoring.picture import Pixels, decode
 from flawline.synthesis.base import Mask, digest
 from flawline.synthesis.contact_sheet import contact_sheet
 from flawline.synthesis.method import Material, MethodConfig
+from flawline.synthesis.spared import spared
 from flawline.training import Budget
 
 MANIFEST = "synthetic.json"
@@ -38,6 +40,7 @@ def synthesize_line(
     *,
     device: str = "cpu",
     budget: float | None = None,
+    ignored: Ignored | None = None,
 ) -> Path:
     """Put defects of a method on the normal training pictures of a line, and write them as `write_synthetic` does.
 
@@ -52,6 +55,7 @@ def synthesize_line(
         seed: seed of every random choice, 0 or above.
         device: `cpu` or `cuda`, for methods that train or load a model.
         budget: seconds for training; None lets its steps end it.
+        ignored: regions of the pictures that are filled and get no defects; None where there are none.
 
     Returns:
         The folder of the defect pictures.
@@ -82,9 +86,17 @@ def synthesize_line(
         "sources": {"count": len(samples), "sha256": _fingerprint(samples)},
         "settings": settings,
     }
+    hidden = None if ignored is None else ignored.mask
+    if hidden is not None:
+        identity["ignored"] = digest([hidden])
+
+    def read(sample: Sample) -> Pixels:
+        pixels = sample.read_image()
+        return pixels if hidden is None else filled(pixels, hidden)
+
     material = Material(
-        sources=lambda rng: samples[rng.integers(len(samples))].read_image(),
-        learned=lambda: [sample.read_image() for sample in samples],
+        sources=lambda rng: read(samples[rng.integers(len(samples))]),
+        learned=lambda: [read(sample) for sample in samples],
         masks=lambda: masks_of(dataset.train_defects),
         seed=seed,
         device=device,
@@ -101,7 +113,10 @@ def synthesize_line(
     def example(number: int) -> Example:
         rng = np.random.default_rng([seed, number])
         base = samples[rng.integers(len(samples))]
-        picture, mask = synthesizer(base.read_image(), rng)
+        if hidden is None:
+            picture, mask = synthesizer(read(base), rng)
+        else:
+            picture, mask = spared(synthesizer, read(base), hidden, rng)
         return picture, mask, base.title
 
     return write_synthetic(example, config.method, count, out, identity)

@@ -15,6 +15,7 @@ from flawline.detectors.exdd.coreset import k_center
 from flawline.detectors.exdd.model import MemoryBank, embed
 from flawline.errors import DataError
 from flawline.progress import bar, track
+from flawline.scoring.ignored import Ignored, filled
 from flawline.scoring.picture import Pixels
 from flawline.teachers import PatchFeatures, Teacher
 
@@ -32,7 +33,7 @@ class Pool:
     """Patches of normal pictures to choose from.
 
     Attributes:
-        patches: FP16 [N, D], those on padding left out.
+        patches: FP16 [N, D], those on padding or on ignored regions left out.
         owners: INT64 [N], number of the picture of each.
         embeddings: FP32 [rows, columns, D] of each picture, on the CPU; those that found no room are missing.
 
@@ -56,6 +57,7 @@ class BankFiller:
         size: side of the model square in pixels.
         seed: seed of every random choice.
         maps: positions among the teacher's maps of those to take; None takes all.
+        ignored: regions of defect pictures that are not learnt.
 
     """
 
@@ -67,7 +69,9 @@ class BankFiller:
         size: int,
         seed: int,
         maps: Sequence[int] | None = None,
+        ignored: Ignored | None = None,
     ) -> None:
+        self.ignored = ignored
         self.teacher, self.config, self.size, self.seed, self.maps = teacher, config, size, seed, maps
         self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
 
@@ -76,7 +80,7 @@ class BankFiller:
         return embed(self.teacher, self.features, squares, self.maps)
 
     def normal_pool(self, squares: Sequence[Square], *, keep_bytes: int = KEEP_BYTES) -> Pool:
-        """Embed normal pictures, read a batch at a time; patches on padding are left out."""
+        """Embed normal pictures, read a batch at a time; patches on padding or on ignored regions are left out."""
         rng = np.random.default_rng(self.seed)
         most = max(1, self.config.pool_limit // len(squares))
         parts, owners, kept, room = [], [], dict[int, Tensor](), keep_bytes
@@ -123,7 +127,16 @@ class BankFiller:
         return MemoryBank.of(patches[chosen].float(), self.config.neighbours).to(patches.device)
 
     def defect_patches(self, pixels: Pixels, mask: NDArray[np.bool_]) -> Tensor:
-        """Patches FP16 [N, D] of one defect picture UINT8 [H, W, 3] with its mask BOOL [H, W]."""
+        """Patches FP16 [N, D] of one defect picture UINT8 [H, W, 3] with its mask BOOL [H, W].
+
+        Raises:
+            PictureError: its shape is another than that of the regions to ignore.
+
+        """
+        if self.ignored is not None:
+            self.ignored.check(pixels.shape[1], pixels.shape[0])
+            hidden = self.ignored.mask
+            pixels, mask = filled(pixels, hidden), mask & ~hidden
         if self.config.positive_patches == "masked":
             return self._masked_patches(pixels, mask)
         regions, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
@@ -135,9 +148,10 @@ class BankFiller:
         return torch.cat(embedded) if embedded else torch.empty(0)
 
     def _masked_patches(self, pixels: Pixels, mask: NDArray[np.bool_]) -> Tensor:
-        square = Square.of(pixels, self.size)
+        square = Square.of(pixels, self.size, self.ignored)
         embedded = self.embed([square])[0].half()
-        covered = cover(mask, square.geometry, (embedded.shape[0], embedded.shape[1])).ravel()
+        grid = (embedded.shape[0], embedded.shape[1])
+        covered = (cover(mask, square.geometry, grid) * square.geometry.patch_mask(*grid)).ravel()
         patches = embedded.flatten(0, 1)
         if not covered.any():
             return patches[:0]

@@ -15,7 +15,7 @@ from flawline.artefact.manifest import PartFacts
 from flawline.artefact.rules import write_tensors
 from flawline.artefact.served import NEGATIVE, POSITIVE, RATIO_STAGE
 from flawline.data.sample import Sample
-from flawline.data.squares import Square
+from flawline.data.squares import Squares
 from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
@@ -23,10 +23,12 @@ from flawline.detectors.part import Context, Part, PartConfig
 from flawline.errors import DataError, RecipeError
 from flawline.progress import track
 from flawline.scoring.finding import Finding, Role
+from flawline.scoring.ignored import Ignored
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.ratio import ImageScore, RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
 from flawline.synthesis import MethodConfig, Synthesizer
+from flawline.synthesis.spared import spared
 from flawline.teachers import PatchFeatures, Teacher
 
 EMBEDDING = "EMBEDDING"
@@ -73,7 +75,14 @@ class ExDDPart(Part):
     @classmethod
     def fit(cls, config: ExDDConfig, context: Context) -> Self:
         """See Part."""
-        filler = BankFiller(context.teacher, config, size=context.size, seed=context.seed, maps=context.maps)
+        filler = BankFiller(
+            context.teacher,
+            config,
+            size=context.size,
+            seed=context.seed,
+            maps=context.maps,
+            ignored=context.normals.ignored,
+        )
         pool = filler.normal_pool(context.normals)
         labelled, defects = _defects(config, context)
         positive = filler.positive_bank(defects)
@@ -162,13 +171,18 @@ class ExDDPart(Part):
         return cls(config, facts.maps, banks[0], banks[1], facts.statements)
 
     def taught(
-        self, teacher: Teacher, normals: Sequence[Sample], defects: Sequence[Sample], *, size: int
+        self,
+        teacher: Teacher,
+        normals: Sequence[Sample],
+        defects: Sequence[Sample],
+        *,
+        size: int,
+        ignored: Ignored | None = None,
     ) -> Self:
         """See Part: all patches of the pictures are added to the banks as they are."""
-        filler = BankFiller(teacher, self.config, size=size, seed=0, maps=self.maps)
+        filler = BankFiller(teacher, self.config, size=size, seed=0, maps=self.maps, ignored=ignored)
         near = [self.negative.vectors]
-        for sample in normals:
-            square = Square.of(sample.read_image(), size)
+        for square in Squares(normals, size, ignored):
             embedded = filler.embed([square])[0]
             near.append(embedded[torch.from_numpy(square.geometry.patch_mask(*embedded.shape[:2]))])
         far = [] if self.positive is None else [self.positive.vectors]
@@ -196,12 +210,18 @@ class ExDDPart(Part):
         if labelled := len(_labelled(config, context)):
             msg = f"exdd learns from {labelled} labelled defects, not from synthetic ones; give positive: synthetic"
             raise RecipeError(msg)
-        normals = context.normals.samples
+        normals, ignored = context.normals, context.normals.ignored
         synthesizer = _synthesizer(config, context)
         for number in range(config.synthetic_count):
             rng = np.random.default_rng((context.seed, number))
-            base = normals[rng.integers(len(normals))]
-            yield (*synthesizer(base.read_image(), rng), base.title)
+            base = int(rng.integers(len(normals)))
+            picture = normals.read(base)
+            made = (
+                synthesizer(picture, rng)
+                if ignored is None
+                else spared(synthesizer, picture, ignored.mask, rng)
+            )
+            yield (*made, normals.samples[base].title)
 
 
 def _origin(labelled: int, synthetic: int) -> str:
@@ -214,11 +234,11 @@ def _origin(labelled: int, synthetic: int) -> str:
 
 
 def _synthesizer(config: ExDDConfig, context: Context) -> Synthesizer:
-    normals = context.normals.samples
+    normals = context.normals
     return context.synthesizer(
         config.synthesis,
-        lambda rng: normals[rng.integers(len(normals))].read_image(),
-        lambda: [sample.read_image() for sample in normals[:MAX_LEARNT]],
+        lambda rng: normals.read(int(rng.integers(len(normals)))),
+        lambda: [normals.read(row) for row in range(min(len(normals), MAX_LEARNT))],
         "exdd",
     )
 

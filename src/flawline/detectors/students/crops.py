@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flawline.detectors.students.variation import VariationConfig, lit, outline, window, zoomed
 from flawline.scoring.picture import Pixels
+from flawline.synthesis.spared import spared
 from flawline.teachers.teacher import Teacher, exposure
 
 Corrupt = Callable[[NDArray[np.uint8], np.random.Generator], tuple[NDArray[np.uint8], NDArray[np.bool_]]]
@@ -42,6 +43,7 @@ class Crops:
         crop: int,
         seed: int,
         vary: VariationConfig | None = None,
+        hidden: NDArray[np.bool_] | None = None,
     ) -> None:
         """Take normal pictures in their squares.
 
@@ -53,9 +55,12 @@ class Crops:
             crop: side C of the crops; at most S.
             seed: of every random choice.
             vary: how the pictures are varied; by default not at all.
+            hidden: BOOL [S, S], True where the squares are filled because a region is ignored; no anomaly is put
+                there. Clean and corrupted crops are then alike there, so that the losses need no mask.
 
         """
         self.squares, self.extents, self.corrupt, self.teacher = squares, extents, corrupt, teacher
+        self.hidden = hidden
         self.crop = min(crop, squares[0].shape[0])
         self.seed = seed
         self.vary = vary or VariationConfig()
@@ -87,7 +92,9 @@ class Crops:
         self, row: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.bool_]]:
         square, (height, width) = self.squares[row], self.extents[row]
-        picture = outline(square[:height, :width], self.vary, rng)
+        # What is hidden travels as a fourth channel, so that it is mirrored, trimmed and zoomed as the picture is.
+        whole = square if self.hidden is None else np.dstack((square, self.hidden.astype(np.uint8) * 255))
+        picture = outline(whole[:height, :width], self.vary, rng)
         side = window(self.crop, self.vary, rng)
         beyond = side // BEYOND
         top, left = (
@@ -98,8 +105,11 @@ class Crops:
             for inner in picture.shape[:2]
         )
         part = zoomed(picture[top : top + side, left : left + side], self.crop / side)
-        clean = np.ascontiguousarray(lit(part, self.vary, rng))
-        changed, where = self.corrupt(clean, rng)
+        clean = np.ascontiguousarray(lit(part[:, :, :3], self.vary, rng))
+        if self.hidden is None:
+            changed, where = self.corrupt(clean, rng)
+        else:
+            changed, where = spared(self.corrupt, clean, part[:, :, 3] > 0, rng)
         # Filled as the model square is: by reflecting the picture, its anomaly included.
         missing = tuple((0, self.crop - each) for each in clean.shape[:2])
         crop, twin = (np.pad(each, (*missing, (0, 0)), mode="symmetric") for each in (clean, changed))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawline.detectors.students.blocks import Levelled
+from flawline.scoring.ignored import Ignored
 from flawline.teachers.teacher import Teacher
 
 SPREAD = 3.0
@@ -21,6 +22,7 @@ def levelled(
     teacher: Teacher,
     maps_of: Callable[[Tensor], list[Tensor]],
     batches: Iterable[tuple[Tensor, Sequence[tuple[int, int]]]],
+    ignored: Ignored | None = None,
 ) -> Levelled:
     """Measure a trained student on the normal pictures it learned from.
 
@@ -29,6 +31,7 @@ def levelled(
         teacher: prepares pixels, on the device that does the work.
         maps_of: prepared pixels to the maps that the student compares.
         batches: squares UINT8 [B, S, S, 3], and height and width in pixels of the picture within each.
+        ignored: regions whose levels say nothing; they take those of what is near.
 
     """
     count = total = squares = torch.zeros(())
@@ -40,6 +43,8 @@ def levelled(
         total = total + (found * inside).sum(dim=0)
         squares = squares + (found.square() * inside).sum(dim=0)
     enough = (count >= _FEWEST).float()
+    if ignored is not None:
+        enough = enough * torch.from_numpy(ignored.shares(*enough.shape) < 0.5)
     mean = total / count.clamp(min=1)
     variance = (squares / count.clamp(min=1) - mean.square()).clamp(min=0)
     device = teacher.mean.device

@@ -118,7 +118,7 @@ class StudentPart(Part):
         context.budget.spend(training)
         starts = track(range(0, len(squares), BATCH), f"measuring {cls.name} on normals")
         batches = (_batch(squares[start : start + BATCH]) for start in starts)
-        module = levelled(student, teacher, maps_of, batches)
+        module = levelled(student, teacher, maps_of, batches, context.normals.ignored)
         architecture["grid"] = list(module.mean.shape)
         facts = TrainingFacts(steps=training.steps, seconds=training.seconds, losses=training.losses)
         part = cls(config, context.maps, module, architecture, facts)
@@ -247,6 +247,7 @@ def _crops(name: str, config: StudentConfig, context: Context, squares: Sequence
         crop=config.training.crop,
         seed=context.seed,
         vary=config.training.vary,
+        hidden=None if context.normals.ignored is None else context.normals.ignored.square,
     )
 
 
