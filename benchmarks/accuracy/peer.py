@@ -157,6 +157,7 @@ def evaluate(
         _found(answer.calibration_scores, answer.calibration_maps, places),
         false_alarm=recipe.false_alarm,
         method="k-fold" if job.facts.fit_again else "split",
+        items=[dataset.train_normals[row].group for part in job.facts.held_out for row in part],
     )
     evaluation = Evaluation.of(rules, job.facts.seed)
     found = _found(answer.test_scores, answer.test_maps, test_places)

@@ -12,7 +12,7 @@ from flawline.data import Dataset
 from flawline.detectors.fitted import FittedLine
 from flawline.errors import DataError
 from flawline.jobs.fit import fit
-from flawline.scoring.calibration import Calibration, calibrate, normals_needed, p_value
+from flawline.scoring.calibration import Calibration, calibrate, normals_needed, p_value, worth_of
 
 REPETITIONS = 3000
 CHANCE = 1e-3
@@ -233,3 +233,50 @@ def test_good_pictures_are_looked_at_again_as_often_as_is_promised() -> None:
         3 / 61, abs=0.01
     )  # the largest multiple of 1/61 within each budget
     assert looked / total == pytest.approx(12 / 61, abs=0.015)
+
+
+def photographed(
+    rng: np.random.Generator, items: int, times: int, alike: float
+) -> tuple[np.ndarray, list[str]]:
+    """Log-normal scores of `items`, each photographed `times`, `alike` of the variance between items."""
+    own = rng.normal(0, np.sqrt(alike), (items, 1)) + rng.normal(0, np.sqrt(1 - alike), (items, times))
+    return np.exp(0.2 * own).ravel().astype(np.float32), [
+        f"item {row}" for row in range(items) for _ in range(times)
+    ]
+
+
+def test_pictures_count_by_how_much_those_of_one_item_score_alike() -> None:
+    rng = np.random.default_rng(0)
+    assert worth_of(*photographed(rng, 60, 6, 1.0)) == pytest.approx(1 / 6, rel=1e-3)
+    assert worth_of(*photographed(rng, 60, 6, 0.0)) > 0.7
+    assert 1 / 6 < worth_of(*photographed(rng, 60, 6, 0.5)) < 1 / 2
+    assert worth_of(rng.random(30), [str(row) for row in range(30)]) == 1.0
+    assert worth_of(rng.random(30), ["one"] * 30) == 1.0
+    assert worth_of(np.ones(6), ["a", "a", "a", "b", "b", "b"]) == pytest.approx(1 / 3)
+
+
+def test_pictures_of_few_items_lift_the_budget_and_say_so() -> None:
+    scores, items = photographed(np.random.default_rng(1), 20, 6, 1.0)
+    calibration = calibrate(scores, scores, false_alarm=0.01, method="split", worth=worth_of(scores, items))
+    assert calibration.false_alarm == pytest.approx(1 / 21, rel=1e-3)
+    assert "120 normals" in calibration.promise
+    assert "which count as 20, since pictures of one item score alike" in calibration.promise
+    assert p_value(2 * scores.max(), calibration.scores, calibration.worth) <= calibration.false_alarm
+    again = calibration.at(0.2)
+    assert (again.worth, again.false_alarm) == (calibration.worth, 0.2)
+
+
+@pytest.mark.parametrize("budget", [0.05, 0.1])
+def test_the_promise_holds_for_new_items_photographed_many_times(budget: float) -> None:
+    rng = np.random.default_rng(2)
+    alarms, by_pictures = [], []
+    for _ in range(400):
+        scores, items = photographed(rng, 25, 6, 0.9)
+        fresh = photographed(rng, 4, 6, 0.9)[0]
+        counted = calibrate(scores, scores, false_alarm=budget, method="split", worth=worth_of(scores, items))
+        chances = np.array([p_value(score, counted.scores, counted.worth) for score in fresh])
+        alarms.append((chances <= counted.false_alarm).mean())
+        by_pictures.append(np.mean([p_value(score, counted.scores) <= budget for score in fresh]))
+        assert (fresh >= counted.pixel_threshold).mean() == pytest.approx(alarms[-1])
+    assert np.mean(alarms) <= budget * 1.15
+    assert np.mean(by_pictures) > np.mean(alarms)

@@ -53,6 +53,7 @@ class CalibrationFacts(_Frozen):
         asked_look_again: second budget that was asked for, of pictures to be called defective or looked at again;
             None for builds before there was one.
         look_again: second budget that so many normals support; None as before.
+        worth: how many independent pictures each normal counts for, in (0, 1].
         limit: which odd normals set the limit for all, and what another budget would change, in words; None where
             none do.
 
@@ -66,6 +67,7 @@ class CalibrationFacts(_Frozen):
     pixel_threshold: float
     asked_look_again: float | None = None
     look_again: float | None = None
+    worth: float = 1.0
     limit: str | None = None
 
 

@@ -67,6 +67,7 @@ class Rules:
                 pixel_threshold=facts.pixel_threshold,
                 asked_look_again=facts.asked_look_again,
                 look_again=facts.look_again,
+                worth=facts.worth,
             )
         except (OSError, KeyError, ValidationError, SafetensorError) as error:
             reason = first_fault(error) if isinstance(error, ValidationError) else error

@@ -28,7 +28,7 @@ from flawline.detectors.line import Line
 from flawline.detectors.odd import find_odd
 from flawline.detectors.part import PARTS, Part
 from flawline.errors import ArtefactError
-from flawline.scoring.calibration import Calibration, Method, calibrate
+from flawline.scoring.calibration import Calibration, Method, calibrate, worth_of
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
 from flawline.scoring.odd import limit_statement
@@ -100,16 +100,24 @@ class FittedLine:
         ]
 
     def calibrated(
-        self, found: Sequence[Found], *, false_alarm: float, method: Method, look_again: float | None = None
+        self,
+        found: Sequence[Found],
+        *,
+        false_alarm: float,
+        method: Method,
+        look_again: float | None = None,
+        items: Sequence[str] | None = None,
     ) -> Self:
         """Measure levels and thresholds anew on what the parts found on normals that they did not learn from.
+
+        Arguments as those of `learn_rules`.
 
         Raises:
             DataError: there are no findings, or one is not finite.
 
         """
         rules = learn_rules(
-            self.settings, found, false_alarm=false_alarm, method=method, look_again=look_again
+            self.settings, found, false_alarm=false_alarm, method=method, look_again=look_again, items=items
         )
         rules = replace(rules, ignored=self.rules.ignored)
         return replace(self, rules=rules, odd_normals=(), odd_pictures=())
@@ -191,6 +199,7 @@ class FittedLine:
             pixel_threshold=calibration.pixel_threshold,
             asked_look_again=calibration.asked_look_again,
             look_again=calibration.look_again,
+            worth=calibration.worth,
             limit=limit_statement(calibration),
         )
 
@@ -208,6 +217,7 @@ def learn_rules(
     false_alarm: float,
     method: Method,
     look_again: float | None = None,
+    items: Sequence[str] | None = None,
 ) -> Rules:
     """Measure levels and thresholds on what the parts of a line found on normals that they did not learn from.
 
@@ -217,6 +227,7 @@ def learn_rules(
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         method: how the normals were kept apart.
         look_again: share of them that may be called defective or be looked at again; None looks at none again.
+        items: name of the item that each normal shows; None takes each for another item.
 
     Raises:
         DataError: there are no findings, or one is not finite.
@@ -230,6 +241,7 @@ def learn_rules(
         false_alarm=false_alarm,
         method=method,
         look_again=look_again,
+        worth=1.0 if items is None else worth_of(scores, items),
     )
     return decided(settings, calibration)
 
@@ -240,6 +252,7 @@ def decided(settings: LineSettings, calibration: Calibration) -> Rules:
         "false_alarm": calibration.false_alarm,
         "look_again": calibration.look_again,
         "pixel_threshold": calibration.pixel_threshold,
+        "worth": calibration.worth,
     }
     return Rules(settings.model_copy(update=update), calibration)
 

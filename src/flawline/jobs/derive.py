@@ -85,7 +85,8 @@ def calibrate_line(
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
         squares = Squares(normals, fitted.settings.size, fitted.rules.ignored)
         found = find_all(fitted.model, squares, "calibrating")
-        new = fitted.calibrated(found, false_alarm=asked, method="split", look_again=second)
+        items = [sample.group for sample in normals]
+        new = fitted.calibrated(found, false_alarm=asked, method="split", look_again=second, items=items)
         if new.calibration.false_alarm > asked:
             say(f"Too few good pictures for the budget: {new.calibration.promise}.")
         return new.with_odd_normals(normals, found)

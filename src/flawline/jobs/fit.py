@@ -117,7 +117,13 @@ def fit(
             learnt=digests(kept.samples),
         ),
         seconds=time.monotonic() - started + time_left.before,
-    ).calibrated(found, false_alarm=recipe.false_alarm, method=method, look_again=recipe.second_budget)
+    ).calibrated(
+        found,
+        false_alarm=recipe.false_alarm,
+        method=method,
+        look_again=recipe.second_budget,
+        items=[sample.group for sample in calibrating.samples],
+    )
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
     return fitted.with_odd_normals(calibrating.samples, found)

@@ -153,6 +153,7 @@ class Evaluation:
         *,
         look_again: float | None = None,
         calibration: NDArray[np.float32] | None = None,
+        worth: float = 1.0,
     ) -> None:
         """Start without pictures.
 
@@ -161,12 +162,14 @@ class Evaluation:
             seed: seed of the fit, for the report.
             look_again: share that it may call defective or want to be looked at again; None where it has no such.
             calibration: FP32 [n], ascending, scores of the normals that calibrated it; None if they are not known.
+            worth: how many independent pictures each of them counts for; see flawline.scoring.calibration.worth_of.
 
         """
         self.budget = budget
         self.seed = seed
         self.look_again = look_again
         self.calibration = calibration
+        self.worth = worth
         self.rows: list[PictureRow] = []
         self._curves = PixelCurves()
         self._pixel_images = 0
@@ -185,6 +188,7 @@ class Evaluation:
             seed,
             look_again=settings.look_again,
             calibration=rules.calibration.scores,
+            worth=rules.calibration.worth,
         )
 
     def add(self, sample: Sample, verdict: Verdict) -> None:

@@ -119,7 +119,7 @@ def least_budget(evaluation: Evaluation) -> float:
     """Smallest budget that the calibration supports; where it is not known, the smallest p-value that was seen."""
     if evaluation.calibration is None:
         return min(row.p_value for row in evaluation.rows)
-    return 1 / (len(evaluation.calibration) + 1)
+    return 1 / (evaluation.worth * len(evaluation.calibration) + 1)
 
 
 def slider_budgets(evaluation: Evaluation) -> list[float]:
@@ -127,8 +127,8 @@ def slider_budgets(evaluation: Evaluation) -> list[float]:
     if evaluation.calibration is None:
         every = sorted({row.p_value for row in evaluation.rows})
     else:
-        ranks = len(evaluation.calibration) + 1
-        every = [rank / ranks for rank in range(1, ranks + 1)]
+        count, worth = len(evaluation.calibration), evaluation.worth
+        every = [(1 + worth * above) / (worth * count + 1) for above in range(count + 1)]
     kept = [budget for budget in every if budget <= LARGEST_BUDGET] or every[:1]
     # Small budgets matter most: each of them keeps its step, and large ones are thinned.
     chosen = np.unique(np.geomspace(1, len(kept), MOST_STEPS).round().astype(int)) - 1
@@ -141,9 +141,9 @@ def at_budget(evaluation: Evaluation, budget: float) -> Point:
     called = [row for row in evaluation.rows if np.float32(row.p_value) <= np.float32(budget)]
     threshold = None
     if evaluation.calibration is not None:
-        count = len(evaluation.calibration)
-        rank = min(count, math.floor(budget * (count + 1) + 1e-9))
-        threshold = float(evaluation.calibration[count - rank]) if rank else None
+        count, worth = len(evaluation.calibration), evaluation.worth
+        rank = min(count, 1 + math.floor((budget * (worth * count + 1) - 1) / worth + 1e-9))
+        threshold = float(evaluation.calibration[count - rank]) if rank > 0 else None
     return _counted(called, threshold, budget)
 
 

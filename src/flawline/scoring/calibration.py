@@ -5,6 +5,7 @@ to fit it, so a new normal picture is as likely to take any rank among them.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,14 +23,43 @@ def normals_needed(false_alarm: float) -> int:
     return math.ceil(1.0 / false_alarm - 1e-9) - 1
 
 
-def p_value(score: float, calibration: Floats) -> float:
+def p_value(score: float, calibration: Floats, worth: float = 1.0) -> float:
     """Conformal p-value of a score among calibration scores [n], sorted ascending: (1 + #{c >= score}) / (n + 1).
 
     Vovk, Gammerman and Shafer (2005): for a normal picture, exchangeable with the calibration pictures, the
-    chance of a p-value of at most a is at most a.
+    chance of a p-value of at most a is at most a. Where each calibration picture is `worth` less than one, it
+    counts for so much, above and below the line.
     """
     at_least = len(calibration) - int(np.searchsorted(calibration, np.float32(score), side="left"))
-    return (1 + at_least) / (len(calibration) + 1)
+    return (1 + worth * at_least) / (worth * len(calibration) + 1)
+
+
+def worth_of(scores: NDArray[np.floating], items: Sequence[str]) -> float:
+    """How many independent pictures each picture counts for, in (0, 1], where items were photographed many times.
+
+    The inverse of Kish's design effect, 1 + (m - 1) rho (Kish 1965, Survey Sampling): m is the mean size of the
+    item of a picture, rho the share of the variance of log scores that lies between items, by analysis of
+    variance. Pictures of one item that score alike count as one; those that score as differently as any others
+    count fully.
+
+    Args:
+        scores: FP [n], at least 0, raw scores of normals.
+        items: name of the item that each shows.
+
+    """
+    _, members, sizes = np.unique(np.asarray(items), return_inverse=True, return_counts=True)
+    count, groups = len(scores), len(sizes)
+    if groups in (1, count):
+        return 1.0
+    logs = np.log(np.maximum(scores.astype(np.float64), np.finfo(np.float32).tiny))
+    means = np.bincount(members, logs) / sizes
+    within = float(((logs - means[members]) ** 2).sum()) / (count - groups)
+    between = float((sizes * (means - logs.mean()) ** 2).sum()) / (groups - 1)
+    own_size = float((sizes**2).sum()) / count
+    typical = (count - own_size) / (groups - 1)
+    total = between + (typical - 1) * within
+    alike = min(max((between - within) / total, 0.0), 1.0) if total > 0 else 1.0
+    return 1 / (1 + (own_size - 1) * alike)
 
 
 @dataclass(frozen=True)
@@ -46,6 +76,8 @@ class Calibration:
         asked_look_again: the second budget that was asked for, of pictures to be called defective or looked at
             again; None where none was.
         look_again: the second budget that n normals can support; None as before.
+        worth: how many independent pictures each normal counts for, in (0, 1]; see `worth_of`. Where it is less
+            than 1, n stands for n * worth in what is said of budgets.
 
     """
 
@@ -57,6 +89,7 @@ class Calibration:
     pixel_threshold: float
     asked_look_again: float | None = None
     look_again: float | None = None
+    worth: float = 1.0
 
     @property
     def has_band(self) -> bool:
@@ -75,6 +108,8 @@ class Calibration:
                 f"{count} normals, each scored by banks without it ({self.method} cross-conformal prediction)"
             )
             degree = "about"
+        if self.worth < 1:
+            origin += f", which count as {self.worth * count:.0f}, since pictures of one item score alike"
         promise = (
             f"of good pictures like these, {degree} {self.false_alarm:.2%} are called defective on average"
         )
@@ -92,12 +127,23 @@ class Calibration:
     def at(self, false_alarm: float, look_again: float | None = None) -> "Calibration":
         """Return the calibration on the same normals for other budgets in (0, 1)."""
         return calibrate(
-            self.scores, self.peaks, false_alarm=false_alarm, method=self.method, look_again=look_again
+            self.scores,
+            self.peaks,
+            false_alarm=false_alarm,
+            method=self.method,
+            look_again=look_again,
+            worth=self.worth,
         )
 
 
 def calibrate(
-    scores: Floats, peaks: Floats, *, false_alarm: float, method: Method, look_again: float | None = None
+    scores: Floats,
+    peaks: Floats,
+    *,
+    false_alarm: float,
+    method: Method,
+    look_again: float | None = None,
+    worth: float = 1.0,
 ) -> Calibration:
     """Calibrate a line on normals.
 
@@ -108,6 +154,7 @@ def calibrate(
         method: how the normals were kept apart.
         look_again: share of normal pictures that may be called defective or be looked at again, at least
             `false_alarm`; None looks at none again. Lifted to what the normals support, as `false_alarm` is.
+        worth: how many independent pictures each normal counts for, in (0, 1]; see `worth_of`.
 
     Raises:
         DataError: there are no scores, or one is not finite.
@@ -117,9 +164,12 @@ def calibrate(
         msg = "calibration needs finite scores of at least one normal picture; check the pictures and the teacher"
         raise DataError(msg)
     ascending, peaks = np.sort(scores.astype(np.float32)), np.sort(peaks.astype(np.float32))
-    least = 1.0 / (len(scores) + 1)
+    count = worth * len(scores)
+    least = 1.0 / (count + 1)
     supported = max(false_alarm, least)
-    rank = math.ceil((len(peaks) + 1) * (1.0 - supported) - 1e-9)
+    # As many peaks may reach the threshold as leave the p-value within the budget.
+    above = math.floor((supported * (count + 1) - 1) / worth + 1e-9)
+    rank = max(len(peaks) - above, 1)
     # Just above the rank-th smallest peak: a picture reaches it only with a conformal p-value within the budget.
     threshold = float(np.nextafter(peaks[rank - 1], np.float32(np.inf)))
     return Calibration(
@@ -131,4 +181,5 @@ def calibrate(
         max(threshold, 1e-6),
         asked_look_again=look_again,
         look_again=None if look_again is None else max(look_again, least),
+        worth=worth,
     )

@@ -53,7 +53,8 @@ def limit_statement(calibration: Calibration) -> str | None:
     """
     scores = np.unique(calibration.scores)[::-1]
     budgets = [
-        p_value(float(np.nextafter(score, np.float32(np.inf))), calibration.scores) for score in scores
+        p_value(float(np.nextafter(score, np.float32(np.inf))), calibration.scores, calibration.worth)
+        for score in scores
     ]
     within = [row for row, budget in enumerate(budgets) if budget <= calibration.false_alarm + 1e-9]
     if not within:

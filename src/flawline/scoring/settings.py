@@ -68,6 +68,8 @@ class LineSettings(_Frozen):
             looks at none again.
         peak_share: how a picture that is not passed shows where although no pixel of its map reaches the threshold;
             see flawline.scoring.verdict.peak_region. None shows nothing then, as lines of older builds do.
+        worth: how many independent pictures each calibration score counts for, in (0, 1]; see
+            flawline.scoring.calibration.worth_of.
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
 
@@ -79,6 +81,7 @@ class LineSettings(_Frozen):
     min_area: int = Field(ge=1)
     look_again: float | None = Field(None, gt=0, lt=1)
     peak_share: float | None = Field(None, gt=0, le=1)
+    worth: float = Field(1.0, gt=0, le=1)
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
 

@@ -77,7 +77,7 @@ def judge(
     threshold = np.float32(settings.pixel_threshold)
     full = np.zeros((geometry.size, geometry.size), np.float32) if fused.map is None else fused.map
     anomaly_map = full / threshold
-    chance = p_value(fused.score, calibration)
+    chance = p_value(fused.score, calibration, settings.worth)
     decision = decide(chance, settings)
     shows = settings.peak_share is not None and decision is not Decision.PASS
     mask = mask_of(anomaly_map, geometry, settings.peak_share if shows and fused.map is not None else None)
