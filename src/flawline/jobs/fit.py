@@ -28,7 +28,7 @@ from flawline.training import Budget
 
 MIN_NORMALS = 10
 SPLIT_FACTOR = 4
-"""Normals are split once when this many times the needed number are there; fewer are used by K folds."""
+"""Normals are split once when they show this many times the needed number of items; fewer are used by K folds."""
 MAX_ADAPTED = 1000
 """More normals add little to the adaptation of a teacher, and would fill the memory."""
 
@@ -310,14 +310,15 @@ def plan_calibration(
 ) -> tuple[Method, list[NDArray[np.int64]]]:
     """Which normals calibrate: one held-out set, or K folds. Pictures of one item stay together.
 
-    Items (groups) are drawn at random, since a test picture's item is not among the bank's either.
+    Items (groups) are drawn at random, since a test picture's item is not among the bank's either. Items are
+    counted, not pictures: those of one item may say little more than one of them (see worth_of).
 
     Args:
         normals: all normal training pictures.
         recipe: its budget and number of folds.
         seed: seed that draws the items.
-        folds: whether few normals may be used by folds. A part that is trained once keeps normals apart: as many as
-            the budget needs, but at most a third.
+        folds: whether few normals may be used by folds. A part that is trained once keeps normals apart: of as many
+            items as the budget needs, but about a third of the pictures at most.
 
     Returns:
         `split` and one ascending array of row numbers, INT64, or `k-fold` and one array a fold.
@@ -337,11 +338,12 @@ def plan_calibration(
         raise DataError(msg)
     order = np.random.default_rng(seed).permutation(sorted(groups))
     needed = normals_needed(recipe.false_alarm)
-    if not folds or len(normals) >= SPLIT_FACTOR * needed:
-        wanted = max(needed, len(normals) // SPLIT_FACTOR) if folds else min(needed, len(normals) // 3)
+    if not folds or len(groups) >= SPLIT_FACTOR * needed:
+        wanted = max(needed, len(groups) // SPLIT_FACTOR) if folds else needed
+        most = len(normals) // (SPLIT_FACTOR if folds else 3)
         held: list[int] = []
-        for group in order[:-1]:  # an item of most pictures must not leave the banks empty
-            if len(held) >= wanted:
+        for group in order[: min(wanted, len(groups) - 1)]:
+            if len(held) >= most:  # an item of most pictures must not leave too few to learn from
                 break
             held.extend(groups[str(group)])
         return "split", [np.array(sorted(held))]
