@@ -23,14 +23,14 @@ class PositiveOnly(ExDDPart):
     """Scores by 1 / (d_pos + EPSILON); the negative bank is there and is not asked."""
 
     def find(self, outputs: Mapping[str, Tensor], geometry: Geometry) -> Finding:
-        """Take the largest value of the map as the picture's score."""
+        """Give the map alone: the picture's score follows from it as in the line itself."""
         if self.positive is None:
             msg = "the line has no positive bank; fit it with positive: synthetic or labelled"
             raise DataError(msg)
         distance = self.positive.search(outputs[EMBEDDING]).distance
         inside = geometry.patch_mask(*distance.shape)
         near = np.where(inside, 1 / (distance + EPSILON), 0).astype(np.float32)
-        return Finding(map=near, score=float(near.max()))
+        return Finding(map=near)
 
 
 def by_positive_bank(fitted: FittedLine, dataset: Dataset) -> FittedLine:

@@ -259,19 +259,17 @@ def test_a_bad_request_to_an_inner_stage_fails_alone(
     embedding = tensor("EMBEDDING", outputs["EMBEDDING"], "FP32")
     narrow = tensor("EMBEDDING", np.ascontiguousarray(outputs["EMBEDDING"][..., :5]), "FP32")
     grid = outputs["EMBEDDING"].shape[1:3]
-    found = [
-        tensor("MAP_1", np.ones((1, *grid), dtype=np.float32), "FP32"),
-        tensor("SCORE_1", np.ones((1, 1), dtype=np.float32), "FP32"),
-    ]
+    found = tensor("MAP_1", np.ones((1, *grid), dtype=np.float32), "FP32")
+    other = tensor("SCORE_1", np.ones((1, 1), dtype=np.float32), "FP32")
     bad = [
         ("ratio_scoring", [embedding, key, nowhere], "no place in a square"),
         ("ratio_scoring", [embedding, unknown, geometry], "different builds"),
         ("ratio_scoring", [narrow, key, geometry], "EMBEDDING has 5 dimensions"),
         ("memory_bank_negative", [narrow, key], "EMBEDDING has 5 dimensions"),
         ("memory_bank_negative", [embedding, unknown], "different builds"),
-        ("postprocess", [*found, key, nowhere], "no place in a square"),
-        ("postprocess", [*found, unknown, geometry], "different builds"),
-        ("postprocess", [found[0], key, geometry], "gives map and score, but there came map"),
+        ("postprocess", [found, key, nowhere], "no place in a square"),
+        ("postprocess", [found, unknown, geometry], "different builds"),
+        ("postprocess", [other, key, geometry], "gives map, but there came score"),
     ] * 4
     pictures = [sample.read_image() for sample in published.data["woven"].test[:8]]
     expected = served.inspect(pictures)

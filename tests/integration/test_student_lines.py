@@ -142,12 +142,10 @@ def scored(lines: dict[str, ServedLine], line: str, seed: int) -> tuple[list[Inf
         tensor("GEOMETRY", np.array([[128, 100]], dtype=np.int32), "INT32"),
     ]
     findings = []
-    for number, part in enumerate(OF_LINE[line], start=1):
-        patch_map, score = rng.gamma(2, size=(16, 16)).astype(np.float32), np.float32(rng.gamma(2))
+    for number in range(1, len(OF_LINE[line]) + 1):
+        patch_map = rng.gamma(2, size=(16, 16)).astype(np.float32)
         sent.append(tensor(f"MAP_{number}", patch_map[None], "FP32"))
-        if part == "exdd":
-            sent.append(tensor(f"SCORE_{number}", np.array([[score]]), "FP32"))
-        findings.append(Finding(patch_map, float(score) if part == "exdd" else None))
+        findings.append(Finding(patch_map))
     return sent, judge(findings, geometry, served.rules.settings, served.rules.calibration.scores)
 
 
@@ -181,7 +179,7 @@ def test_postprocess_keeps_requests_of_different_parts_apart(
     for kind, result, (_, expected) in zip(kinds, results, jobs, strict=True):
         if kind == "lost":
             assert isinstance(result, InferenceServerException)
-            assert "part 'exdd' gives map and score, but there came map; " in result.message()
+            assert "part 'exdd' gives map, but there came nothing; " in result.message()
         else:
             assert isinstance(result, InferResult), result
             assert_same(result, 0, expected)

@@ -385,14 +385,11 @@ def test_levels_are_medians_over_the_normals(teacher: str) -> None:
     def even(value: float) -> NDArray[np.float32]:
         return np.full((8, 8), value, np.float32)
 
-    found = [
-        ([Finding(map=even(value)), Finding(map=even(3 * value), score=10 * value)], square)
-        for value in (1.0, 2.0, 9.0)
-    ]
+    found = [([Finding(map=even(value)), Finding(map=even(3 * value))], square) for value in (1.0, 2.0, 9.0)]
     student, banks = levelled(settings, found).parts
     assert (student.level, student.peak) == (2.0, 2.0)
-    assert (banks.level, banks.peak) == (20.0, 6.0)
-    nothing = [([Finding(map=even(0.0)), Finding(map=even(0.0), score=0.0)], square)]
+    assert (banks.level, banks.peak) == (6.0, 6.0)
+    nothing = [([Finding(map=even(0.0)), Finding(map=even(0.0))], square)]
     for part in levelled(settings, nothing).parts:
         assert part.level > 0
         assert part.peak > 0

@@ -33,7 +33,7 @@ from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import observe, smooth, strongest
 from flawline.scoring.ignored import Ignored, filled, read_mask
 from flawline.scoring.picture import Geometry, letterbox
-from flawline.scoring.ratio import Neighbours, RatioSettings, find_ratio
+from flawline.scoring.ratio import ImageScore, Neighbours, RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
 from flawline.teachers import load_teacher
 
@@ -170,7 +170,7 @@ def test_the_score_takes_judged_pixels_alone() -> None:
 
 def test_patches_there_have_no_ratio() -> None:
     negative = Neighbours(bright(PLACE, 9.0), np.full((16, 16), 0.5, np.float32))
-    finding = find_ratio(negative, None, PLACE, RatioSettings())
+    finding = find_ratio(negative, None, PLACE, RatioSettings(image_score=ImageScore.MAP_PEAK))
     assert finding.map is not None
     assert finding.map.max() == 1.0
     assert finding.score == pytest.approx(0.5)

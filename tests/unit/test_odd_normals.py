@@ -20,7 +20,7 @@ from flawline.errors import DataError
 from flawline.jobs.evaluate import measure, report
 from flawline.jobs.fit import fit
 from flawline.scoring.calibration import calibrate
-from flawline.scoring.odd import FEWEST, STANDS_OUT, deviations, limit_statement
+from flawline.scoring.oddness import FEWEST, STANDS_OUT, deviations, limit_statement
 
 ODD = "007.png"
 

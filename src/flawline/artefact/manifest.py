@@ -78,7 +78,7 @@ class OddNormal(_Frozen):
         name: folder and file name of the picture.
         score: its raw score by the line, which did not learn from it.
         p_value: its p-value among its fellows, the other normals.
-        deviations: how far it lies above their median; see flawline.scoring.odd.deviations.
+        deviations: how far it lies above their median; see flawline.scoring.oddness.deviations.
         stands_out: whether that is far.
 
     """

@@ -31,7 +31,7 @@ from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate, worth_of
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
-from flawline.scoring.odd import limit_statement
+from flawline.scoring.oddness import limit_statement
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge

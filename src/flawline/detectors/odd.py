@@ -8,7 +8,7 @@ from flawline.artefact.manifest import OddNormal
 from flawline.data.sample import Sample
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import fuse
-from flawline.scoring.odd import STANDS_OUT, deviations
+from flawline.scoring.oddness import STANDS_OUT, deviations
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge
