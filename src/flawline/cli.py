@@ -52,7 +52,17 @@ Positive = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option(help="Side of the model square in pixels.  [default: 256]", show_default=False),
+    typer.Option(
+        help="Side of the model square, or of a window, in pixels.  [default: 256]", show_default=False
+    ),
+]
+Windows = Annotated[
+    float | None,
+    typer.Option(
+        help="Look at large pictures in overlapping windows of --size pixels at this scale: 1 is native "
+        "resolution, 0.5 half of it.  [default: each picture whole in one square]",
+        show_default=False,
+    ),
 ]
 Teacher = Annotated[
     str | None,
@@ -89,6 +99,7 @@ def build(
     false_alarm: FalseAlarm = None,
     positive: Positive = None,
     size: Size = None,
+    windows: Windows = None,
     teacher: Teacher = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
     device: Device = "auto",
@@ -105,7 +116,9 @@ def build(
     from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
 
-    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    settings = read_recipe(
+        recipe, false_alarm=false_alarm, positive=positive, size=size, windows=windows, teacher=teacher
+    )
     built = build_line(
         detector,
         load_dataset(data, seed=seed),
@@ -209,6 +222,7 @@ def evaluate(
     false_alarm: FalseAlarm = None,
     positive: Positive = None,
     size: Size = None,
+    windows: Windows = None,
     teacher: Teacher = None,
     seeds: Annotated[str, typer.Option(help="Seeds, separated by commas; one fit each.")] = "0",
     device: Device = "auto",
@@ -223,7 +237,9 @@ def evaluate(
     from flawline.jobs.evaluate import measure, report, summary
     from flawline.recipe import read_recipe
 
-    settings = read_recipe(recipe, false_alarm=false_alarm, positive=positive, size=size, teacher=teacher)
+    settings = read_recipe(
+        recipe, false_alarm=false_alarm, positive=positive, size=size, windows=windows, teacher=teacher
+    )
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:

@@ -36,6 +36,21 @@ METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
 """Sections of older recipes that hold the settings of a method of synthesis."""
 
 
+class WindowsConfig(BaseModel):
+    """Overlapping windows for pictures too large for one square; a number in a recipe stands for the scale alone.
+
+    Attributes:
+        scale: pixels of a window for each pixel of the picture; 1 is native resolution.
+        overlap: least share of a window's side that it has in common with the next one.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    scale: float = Field(1.0, gt=0, le=4)
+    overlap: float = Field(0.25, gt=0, le=0.5)
+
+
 class Recipe(BaseModel):
     """Settings of a build or evaluation.
 
@@ -47,8 +62,9 @@ class Recipe(BaseModel):
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
             varies.
         adapt: settings of the teacher's adaptation to the line.
-        size: side of the model square in pixels, one of flawline.scoring.picture.SIZES.
-        min_area: fewest pixels of the model square of a region that gets a box.
+        size: side of the model square, or of each window, in pixels; one of flawline.scoring.picture.SIZES.
+        windows: windows of `size` in which large pictures are looked at; null brings each whole into one square.
+        min_area: fewest pixels, as the model sees the picture, of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
         folds: number of folds of cross-conformal calibration, used when normals are few.
         synthesis: method that makes synthetic defects, for every detector that names none of its own: a name,
@@ -67,6 +83,7 @@ class Recipe(BaseModel):
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
+    windows: WindowsConfig | None = None
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
     folds: int = Field(5, ge=2)
@@ -110,6 +127,12 @@ class Recipe(BaseModel):
         if content.pop("parts", None) is not None:
             content |= {name: part.model_dump(mode="json") for name, part in self.parts.items()}
         return content
+
+    @field_validator("windows", mode="before")
+    @classmethod
+    def _scale_alone(cls, windows: Any) -> Any:  # noqa: ANN401 - whatever was read
+        plain = isinstance(windows, int | float) and not isinstance(windows, bool)
+        return {"scale": windows} if plain else windows
 
     @field_validator("size")
     @classmethod
@@ -181,6 +204,8 @@ def _share(content: dict[str, Any], key: str) -> float:
 def read_recipe(path: Path | None, **changes: object) -> Recipe:
     """Read a YAML recipe, or the default one, and apply `changes` that are not None.
 
+    A number for `windows` changes their scale, and leaves the recipe's overlap as it is.
+
     Raises:
         RecipeError: the file is missing or not YAML, or a field is unknown or out of range (which it names).
 
@@ -192,7 +217,10 @@ def read_recipe(path: Path | None, **changes: object) -> Recipe:
             raise RecipeError(msg)
         if path is not None:
             content.setdefault("name", path.stem)
-        content.update({key: value for key, value in changes.items() if value is not None})
+        given = {key: value for key, value in changes.items() if value is not None}
+        if isinstance(given.get("windows"), float) and isinstance(content.get("windows"), dict):
+            given["windows"] = {**content["windows"], "scale": given["windows"]}
+        content.update(given)
         return Recipe.model_validate(content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML's own errors take several lines

@@ -6,7 +6,6 @@ from flawline.artefact.rules import Rules
 from flawline.artefact.shelf import Shelf
 from flawline.errors import ArtefactError, FlawlineError
 from flawline.scoring.finding import ROLES, Finding
-from flawline.scoring.picture import Geometry
 from flawline.scoring.verdict import judge
 from flawline.serving import triton
 from flawline.serving.answers import respond
@@ -52,4 +51,4 @@ class TritonPythonModel:
                 )
                 for part in sent
             ]
-            yield judge(findings, Geometry.fit(int(width), int(height), settings.size), settings, calibration)
+            yield judge(findings, settings.place(int(width), int(height)), settings, calibration)

@@ -12,10 +12,11 @@ from flawline.artefact.rules import Rules
 from flawline.errors import ArtefactError
 from flawline.scoring.finding import Finding
 from flawline.scoring.knn import BankIndex
-from flawline.scoring.picture import Geometry, Pixels, letterbox
+from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.ratio import RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
 from flawline.scoring.verdict import Verdict, judge
+from flawline.scoring.windows import frame, run_windows
 from flawline.targets import TARGETS
 
 NEGATIVE = "bank_negative.safetensors"
@@ -104,12 +105,25 @@ class ServedLine:
         ]
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph."""
-        squares, geometries = zip(*(letterbox(pixels, self.size) for pixels in pictures), strict=True)
-        outputs = self.graph.run(np.stack(squares))
-        return [self._judge(outputs, number, geometry) for number, geometry in enumerate(geometries)]
+        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph, or one by one by their windows.
 
-    def _judge(self, outputs: Arrays, number: int, geometry: Geometry) -> Verdict:
-        arrays = {name: values[number] for name, values in outputs.items()}
+        Raises:
+            PictureError: a picture has too many pixels for the line's windows.
+
+        """
+        if self.rules.settings.windows is not None:
+            return [self._judge_windows(pixels) for pixels in pictures]
+        squares, geometries = zip(*(frame(pixels, self.size, None) for pixels in pictures), strict=True)
+        outputs = self.graph.run(np.stack(squares))
+        return [
+            self._judge({name: values[number] for name, values in outputs.items()}, geometry)
+            for number, geometry in enumerate(geometries)
+        ]
+
+    def _judge_windows(self, pixels: Pixels) -> Verdict:
+        plane, geometry = frame(pixels, self.size, self.rules.settings.windows)
+        return self._judge(run_windows(self.graph.run, plane, geometry), geometry)
+
+    def _judge(self, arrays: Arrays, geometry: Geometry) -> Verdict:
         findings = [finder.find(arrays, geometry) for finder in self._finders]
         return judge(findings, geometry, self.rules.settings, self.rules.calibration.scores)

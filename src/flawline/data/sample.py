@@ -52,6 +52,15 @@ class Sample:
             msg = f"{self.image}: {error}; repair or remove the file"
             raise DataError(msg) from error
 
+    def read_size(self) -> tuple[int, int]:
+        """Width and height in pixels, as the file's header says. Raises DataError naming the file without one."""
+        try:
+            with Image.open(self.image) as image:
+                return image.size
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            msg = f"{self.image}: the picture cannot be read ({error}); repair or remove the file"
+            raise DataError(msg) from error
+
     def read_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """BOOL [height, width], True on defective pixels; all False when there is no mask.
 

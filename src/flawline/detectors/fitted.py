@@ -66,13 +66,18 @@ class FittedLine:
         return self.rules.calibration
 
     @property
+    def batch(self) -> int:
+        """Number of pictures to look at together; those in windows are a batch of their own."""
+        return BATCH if self.settings.windows is None else 1
+
+    @property
     def statements(self) -> dict[str, str]:
         """What a report says of its parts, in words, by heading."""
         return {heading: text for part in self.model.parts for heading, text in part.statements.items()}
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
         """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal."""
-        squares = [Square.of(pixels, self.settings.size) for pixels in pictures]
+        squares = [Square.of(pixels, self.settings.size, self.settings.windows) for pixels in pictures]
         return [
             judge(findings, square.geometry, self.settings, self.calibration.scores)
             for square, findings in zip(squares, self.model.find(squares), strict=True)
@@ -92,7 +97,7 @@ class FittedLine:
         return replace(self, rules=decided(self.settings, self.calibration.at(false_alarm)))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the graph's outputs by name, without the batch."""
+        """Shapes of the graph's outputs for one square or window by name, without the batch."""
         size = self.settings.size
         with torch.inference_mode():
             blank = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=self.model.teacher.mean.device)

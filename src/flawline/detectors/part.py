@@ -20,6 +20,7 @@ from flawline.registry import Registry
 from flawline.scoring.finding import ROLES, Finding, Role
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import PartSettings
+from flawline.scoring.windows import WindowSettings
 from flawline.synthesis import Material, MethodConfig, Sources, Synthesizer
 from flawline.teachers import Teacher, default_layers
 from flawline.training import Budget
@@ -53,12 +54,13 @@ class Context:
         normals: good pictures that the part may learn from.
         defects: labelled defect pictures that it may learn from.
         data: name of the data set, for messages.
-        size: side of the model square in pixels.
+        size: side of the model square, or of each window, in pixels.
         seed: seed of every random choice.
         synthesis: method that makes synthetic defects where the part's settings name none.
         budget: time for what the part trains: ask for a share before each training, and spend it after.
         checkpoint: folder for the state of trainings; None keeps none.
         identity: what made teacher and squares, as JSON values, to tell checkpoints apart.
+        windows: how pictures are cut into windows of `size`; None brings each whole into one square.
 
     """
 
@@ -73,6 +75,7 @@ class Context:
     checkpoint: Path | None
     identity: Mapping[str, Any]
     budget: Budget
+    windows: WindowSettings | None = None
 
     def synthesizer(
         self,
@@ -210,7 +213,13 @@ class Part(ABC):
         raise RecipeError(msg)
 
     def taught(
-        self, teacher: Teacher, normals: Sequence[Sample], defects: Sequence[Sample], *, size: int
+        self,
+        teacher: Teacher,
+        normals: Sequence[Sample],
+        defects: Sequence[Sample],
+        *,
+        size: int,
+        windows: WindowSettings | None = None,
     ) -> Self | None:
         """Return the part with what more pictures add, without fitting; None where that cannot be done.
 
@@ -218,10 +227,11 @@ class Part(ABC):
             teacher: teacher of the line.
             normals: good pictures.
             defects: defect pictures with masks.
-            size: side of the model square in pixels.
+            size: side of the model square, or of each window, in pixels.
+            windows: how pictures are cut into windows; None brings each whole into one square.
 
         """
-        del teacher, normals, defects, size
+        del teacher, normals, defects, size, windows
         return None
 
     def to(self, device: torch.device) -> None:

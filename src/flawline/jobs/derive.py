@@ -73,7 +73,7 @@ def calibrate_line(
         good = sum(not sample.is_defect for sample in dataset.samples)
         if len(normals) < good:
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
-        squares = Squares(normals, fitted.settings.size)
+        squares = Squares(normals, fitted.settings.size, fitted.settings.windows)
         found = find_all(fitted.model, squares, "calibrating")
         new = fitted.calibrated(found, false_alarm=asked, method="split")
         if new.calibration.false_alarm > asked:
@@ -114,8 +114,10 @@ def teach_line(
         raise RecipeError(msg)
 
     def change(fitted: FittedLine) -> FittedLine:
-        teacher, size = fitted.model.teacher, fitted.settings.size
-        taught = [part.taught(teacher, normals, defects, size=size) for part in fitted.model.parts]
+        teacher, size, windows = fitted.model.teacher, fitted.settings.size, fitted.settings.windows
+        taught = [
+            part.taught(teacher, normals, defects, size=size, windows=windows) for part in fitted.model.parts
+        ]
         if not any(taught):
             msg = f"no part of line '{line}' can be taught more pictures without fitting; build it again"
             raise RecipeError(msg)

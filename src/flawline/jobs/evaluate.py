@@ -13,8 +13,6 @@ from flawline.recipe import Recipe
 from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, peak_rss_mb, spread
 from flawline.report.page import write_report
 
-BATCH = 8
-
 
 @dataclass(frozen=True)
 class Run:
@@ -103,8 +101,8 @@ def evaluate(fitted: FittedLine, samples: Sequence[Sample]) -> Evaluation:
 
     """
     evaluation = Evaluation(fitted.settings.false_alarm, fitted.seed)
-    for start in track(range(0, len(samples), BATCH), f"scoring, seed {fitted.seed}"):
-        batch = samples[start : start + BATCH]
+    for start in track(range(0, len(samples), fitted.batch), f"scoring, seed {fitted.seed}"):
+        batch = samples[start : start + fitted.batch]
         verdicts = fitted.inspect([sample.read_image() for sample in batch])
         for sample, verdict in zip(batch, verdicts, strict=True):
             evaluation.add(sample, verdict)

@@ -7,14 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.data import Dataset
-from flawline.data.squares import Squares
 from flawline.detectors.part import parse_detector
 from flawline.errors import FlawlineError, RecipeError
 from flawline.jobs.fit import (
     check_normals,
+    check_windows,
     context_of,
     kept_apart,
     load_shared_teacher,
+    normals_of,
     pick_device,
     settled,
 )
@@ -37,8 +38,9 @@ def preview(
 ) -> Path:
     """Write the first defects that a build of `detector` with this recipe and seed learns from.
 
-    Students learn from crops of the model square, memory banks from whole pictures; they are shown as they are
-    learnt from, in that scale. What a diffusion model needs is trained first and kept in `out`.
+    Students learn from crops of the model square, memory banks from whole pictures, or from windows of them; they
+    are shown as they are learnt from, in that scale. What a diffusion model needs is trained first and kept in
+    `out`.
 
     Args:
         detector: one name of flawline.detectors.part.PARTS.
@@ -67,8 +69,9 @@ def preview(
     config = recipe.part(kind.name)
     check_normals(dataset, recipe.false_alarm)
     recipe = settled(recipe)
+    check_windows(kinds, recipe)
     teacher, (layers,) = load_shared_teacher(kinds, recipe)
-    kept = kept_apart(Squares(dataset.train_normals, recipe.size), kinds, recipe, seed)[0]
+    kept = kept_apart(normals_of(dataset, recipe, teacher), kinds, recipe, seed)[0]
     context = context_of(
         kind,
         layers,

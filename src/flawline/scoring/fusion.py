@@ -23,7 +23,8 @@ class Fused:
     """What a part, or all parts of a line together, say of one picture.
 
     Attributes:
-        map: smoothed map FP32 [S, S], zero on padding; None where no part gives one.
+        map: smoothed map FP32 [S, S], or of the plane of the windows, zero on padding; None where no part gives
+            one.
         score: raw score of the picture.
         boxes: FP32 [K, 6] as in Finding, without unused rows; empty where no part gives any.
 
@@ -41,25 +42,25 @@ class Fused:
 
 
 def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bool = False) -> Floats:
-    """Bring patch scores to the pixels of the model square: bilinear, then a Gaussian; zero on padding.
+    """Bring patch scores to the pixels of the model's plane: bilinear, then a Gaussian; zero on padding.
 
     The outermost patches on the picture are continued over the padding first, so that it lowers nothing.
 
     Args:
         patch_map: FP32 [rows, columns].
-        geometry: where the picture lies in the square of side S.
+        geometry: where the picture lies in the plane.
         sigma: standard deviation of the Gaussian in pixels.
         eight_bit: whether the map is rounded to 8 bits of its own range in between.
 
     Returns:
-        FP32 [S, S].
+        FP32 of the shape `geometry.plane`: [S, S] without windows.
 
     """
     valid = geometry.patch_mask(*patch_map.shape)
     rows, columns = int(valid[:, 0].sum()), int(valid[0].sum())
     missing = (patch_map.shape[0] - rows, patch_map.shape[1] - columns)
     continued = np.pad(patch_map[:rows, :columns], ((0, missing[0]), (0, missing[1])), mode="edge")
-    full = cv2.resize(continued, (geometry.size, geometry.size), interpolation=cv2.INTER_LINEAR)
+    full = cv2.resize(continued, geometry.plane[::-1], interpolation=cv2.INTER_LINEAR)
     if eight_bit and full.max() > 0:
         step = full.max() / 255
         full = np.rint(full / step).astype(np.float32) * step

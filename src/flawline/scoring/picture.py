@@ -20,6 +20,9 @@ MAX_PIXELS = 64 * 1024 * 1024
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Sides of the model square, in pixels, that the shared `preprocess` stage offers."""
 
+GREY, CONTRAST, LEAST_DEVIATION = 127.5, 32.0, 2.0
+"""Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
+
 Pixels = NDArray[np.uint8]
 
 # check_size decides; set once, since catching warnings is not safe in the threads that decode.
@@ -40,10 +43,28 @@ _UPRIGHT = {
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Overlapping windows that cover a plane: squares of `side`, one at each of `tops` with each of `lefts`.
+
+    All values are pixels; `tops` and `lefts` ascend from 0.
+    """
+
+    side: int
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns that the windows cover together."""
+        return self.tops[-1] + self.side, self.lefts[-1] + self.side
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where a picture lies inside the model square: its top left `inner_width` x `inner_height` pixels.
 
-    All values are pixels. Only width and height travel between stages, as tensor GEOMETRY; `fit` does the rest.
+    All values are pixels. Only width and height travel between stages, as tensor GEOMETRY; `LineSettings.place`
+    does the rest. A line with windows has a plane of any shape instead of the square; `layout` says where they lie.
     """
 
     width: int
@@ -51,6 +72,12 @@ class Geometry:
     inner_width: int
     inner_height: int
     size: int
+    layout: Layout | None = None
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of what the model looks at: the square, or the plane of the windows."""
+        return (self.size, self.size) if self.layout is None else self.layout.plane
 
     @classmethod
     def fit(cls, width: int, height: int, size: int) -> "Geometry":
@@ -67,12 +94,13 @@ class Geometry:
         return cls(width, height, max(1, round(width * scale)), max(1, round(height * scale)), size)
 
     def patch_mask(self, rows: int, columns: int) -> NDArray[np.bool_]:
-        """BOOL [rows, columns]: patches of an even grid over the square whose centre lies on the picture.
+        """BOOL [rows, columns]: patches of an even grid over the plane whose centre lies on the picture.
 
         Patches on the padding are neither learned nor scored. The first patch always counts.
         """
-        inside_rows = (np.arange(rows) + 0.5) * self.size / rows < self.inner_height
-        inside_columns = (np.arange(columns) + 0.5) * self.size / columns < self.inner_width
+        height, width = self.plane
+        inside_rows = (np.arange(rows) + 0.5) * height / rows < self.inner_height
+        inside_columns = (np.arange(columns) + 0.5) * width / columns < self.inner_width
         inside_rows[0] = inside_columns[0] = True
         return cast(NDArray[np.bool_], inside_rows[:, None] & inside_columns[None, :])
 

@@ -6,6 +6,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.scoring.finding import Role
+from flawline.scoring.picture import Geometry
+from flawline.scoring.windows import WindowSettings
 
 
 class Fusion(StrEnum):
@@ -57,12 +59,13 @@ class LineSettings(_Frozen):
     """Constants of a line.
 
     Attributes:
-        size: side of the model square in pixels.
+        size: side of the model square, or of each window, in pixels.
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         pixel_threshold: fused, smoothed score from which a pixel, or a box, is called defective, above 0.
         min_area: fewest pixels of the model square of a region that gets a box.
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
+        windows: how pictures are cut into windows; None brings each whole into one square.
 
     """
 
@@ -72,6 +75,18 @@ class LineSettings(_Frozen):
     min_area: int = Field(ge=1)
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
+    windows: WindowSettings | None = None
+
+    def place(self, width: int, height: int) -> Geometry:
+        """Say where a picture of `width` x `height` pixels lies in the model's plane.
+
+        Raises:
+            PictureError: a side below 1, or too many pixels for the line's windows.
+
+        """
+        if self.windows is None:
+            return Geometry.fit(width, height, self.size)
+        return self.windows.place(width, height, self.size)
 
     @property
     def weights(self) -> tuple[float, ...]:

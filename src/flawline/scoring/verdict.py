@@ -12,6 +12,7 @@ from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import fuse
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings
+from flawline.scoring.windows import reduced
 
 MAX_BOXES = 32
 """Rows of tensor BOXES; the strongest regions are kept."""
@@ -27,10 +28,13 @@ class Verdict:
         score: raw score of the picture.
         p_value: share of normal pictures expected to score at least this high.
         is_defect: whether the p-value is within the false-alarm budget.
-        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding and for lines without a map.
-        mask: UINT8 [S, S], 1 where the map reaches 1.0.
+        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding and for lines without a map. Of a line
+            with windows the picture alone, reduced for its travel; see flawline.scoring.windows.reduced.
+        mask: UINT8 of the same shape, 1 where the map reaches 1.0.
         boxes: FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength, class; unused rows are -1.
-        geometry: where the picture lies in the model square.
+        geometry: where the picture lies in the model's plane.
+        plane: FP32 of the shape `geometry.plane`, the map of a line with windows before it was reduced; None
+            where `anomaly_map` is that of the whole square.
 
     """
 
@@ -41,6 +45,12 @@ class Verdict:
     mask: NDArray[np.uint8]
     boxes: Floats
     geometry: Geometry
+    plane: Floats | None = None
+
+    @property
+    def full_map(self) -> Floats:
+        """The map over the model's whole plane, in which `geometry` says where the picture lies."""
+        return self.anomaly_map if self.plane is None else self.plane
 
 
 def judge(
@@ -50,7 +60,7 @@ def judge(
 
     Args:
         findings: one for each part of the line, in the order of its settings.
-        geometry: where the picture lies in the model square.
+        geometry: where the picture lies in the model's plane.
         settings: constants of the line.
         calibration: FP32 [n], ascending: raw scores of normal pictures that the line was not fitted to.
 
@@ -60,12 +70,19 @@ def judge(
     """
     fused = fuse(findings, geometry, settings)
     threshold = np.float32(settings.pixel_threshold)
-    full = np.zeros((geometry.size, geometry.size), np.float32) if fused.map is None else fused.map
+    full = np.zeros(geometry.plane, np.float32) if fused.map is None else fused.map
     anomaly_map = full / threshold
     mask = (anomaly_map >= 1.0).astype(np.uint8)
     chance = p_value(fused.score, calibration)
     regions = regions_of(anomaly_map, mask, geometry, settings.min_area)
     boxes = strongest_boxes(np.concatenate((regions, _given(fused.boxes, threshold, geometry))))
+    plane = None
+    if geometry.layout is not None:  # boxes are those of every pixel; what travels is smaller
+        plane, anomaly_map = (
+            anomaly_map,
+            reduced(anomaly_map[: geometry.inner_height, : geometry.inner_width]),
+        )
+        mask = (anomaly_map >= 1.0).astype(np.uint8)
     return Verdict(
         score=fused.score,
         p_value=chance,
@@ -74,6 +91,7 @@ def judge(
         mask=mask,
         boxes=boxes,
         geometry=geometry,
+        plane=plane,
     )
 
 

@@ -9,7 +9,7 @@ from flawline.errors import PictureError
 from flawline.repository.names import discrepancy
 from flawline.serving import triton
 from flawline.serving.answers import respond
-from flawline.serving.decoding import Decoder
+from flawline.serving.decoding import Decoded, Decoder
 
 
 class FusedModel:
@@ -27,13 +27,24 @@ class FusedModel:
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         """Judge the pictures of all requests that can be read; the others are refused."""
-        pictures = self.decoder.read(requests)
+        pictures = [self._placed(each) for each in self.decoder.read(requests)]
         good = [p for p in pictures if not isinstance(p, PictureError)]
         verdicts = iter(self.line.inspect([pixels for request in good for pixels in request]) if good else [])
         return [
             triton.refuse(str(p)) if isinstance(p, PictureError) else respond([next(verdicts) for _ in p])
             for p in pictures
         ]
+
+    def _placed(self, pictures: Decoded) -> Decoded:
+        """The pictures of one request, or what keeps one of them from its place in the model's plane."""
+        if isinstance(pictures, PictureError):
+            return pictures
+        try:
+            for pixels in pictures:
+                self.line.rules.settings.place(pixels.shape[1], pixels.shape[0])
+        except PictureError as error:
+            return error
+        return pictures
 
     def finalize(self) -> None:
         """Stop the threads."""

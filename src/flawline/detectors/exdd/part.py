@@ -1,6 +1,6 @@
 """`exdd` as a part of a line: patch features in the graph, two memory banks beside it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
@@ -26,7 +26,8 @@ from flawline.scoring.finding import Finding, Role
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.ratio import ImageScore, RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
-from flawline.synthesis import MethodConfig, Synthesizer
+from flawline.scoring.windows import WindowSettings
+from flawline.synthesis import MethodConfig
 from flawline.teachers import PatchFeatures, Teacher
 
 EMBEDDING = "EMBEDDING"
@@ -73,7 +74,20 @@ class ExDDPart(Part):
     @classmethod
     def fit(cls, config: ExDDConfig, context: Context) -> Self:
         """See Part."""
-        filler = BankFiller(context.teacher, config, size=context.size, seed=context.seed, maps=context.maps)
+        if context.windows is not None and config.positive_patches != "masked":
+            msg = (
+                f"positive_patches {config.positive_patches} cuts defects out of whole pictures, not out of "
+                "windows; take masked, or leave windows out of the recipe"
+            )
+            raise RecipeError(msg)
+        filler = BankFiller(
+            context.teacher,
+            config,
+            size=context.size,
+            seed=context.seed,
+            maps=context.maps,
+            windows=context.windows,
+        )
         pool = filler.normal_pool(context.normals)
         labelled, defects = _defects(config, context)
         positive = filler.positive_bank(defects)
@@ -129,12 +143,17 @@ class ExDDPart(Part):
             negative = filler.negative_bank(pool.without(fold))
             for start in track(range(0, len(fold), BATCH), f"calibrating, fold {number} of {len(folds)}"):
                 for row in fold[start : start + BATCH].tolist():
-                    square = context.normals[row]
                     kept = pool.embeddings.get(row)
-                    embedding = filler.embed([square])[0] if kept is None else kept.to(pool.patches.device)
+                    embedding = (
+                        filler.embed_whole(context.normals[row])
+                        if kept is None
+                        else kept.to(pool.patches.device)
+                    )
                     positive = None if self.positive is None else self.positive.search(embedding)
                     found.append(
-                        find_ratio(negative.search(embedding), positive, square.geometry, self._ratio)
+                        find_ratio(
+                            negative.search(embedding), positive, context.normals.geometry(row), self._ratio
+                        )
                     )
         return found
 
@@ -162,14 +181,20 @@ class ExDDPart(Part):
         return cls(config, facts.maps, banks[0], banks[1], facts.statements)
 
     def taught(
-        self, teacher: Teacher, normals: Sequence[Sample], defects: Sequence[Sample], *, size: int
+        self,
+        teacher: Teacher,
+        normals: Sequence[Sample],
+        defects: Sequence[Sample],
+        *,
+        size: int,
+        windows: WindowSettings | None = None,
     ) -> Self:
         """See Part: all patches of the pictures are added to the banks as they are."""
-        filler = BankFiller(teacher, self.config, size=size, seed=0, maps=self.maps)
+        filler = BankFiller(teacher, self.config, size=size, seed=0, maps=self.maps, windows=windows)
         near = [self.negative.vectors]
         for sample in normals:
-            square = Square.of(sample.read_image(), size)
-            embedded = filler.embed([square])[0]
+            square = Square.of(sample.read_image(), size, windows)
+            embedded = filler.embed_whole(square)
             near.append(embedded[torch.from_numpy(square.geometry.patch_mask(*embedded.shape[:2]))])
         far = [] if self.positive is None else [self.positive.vectors]
         far += [filler.defect_patches(*_read_labelled(sample)).float() for sample in defects]
@@ -196,12 +221,17 @@ class ExDDPart(Part):
         if labelled := len(_labelled(config, context)):
             msg = f"exdd learns from {labelled} labelled defects, not from synthetic ones; give positive: synthetic"
             raise RecipeError(msg)
-        normals = context.normals.samples
-        synthesizer = _synthesizer(config, context)
+        read, samples = _bases(context)
+        synthesizer = context.synthesizer(
+            config.synthesis,
+            lambda rng: read(int(rng.integers(len(samples)))),
+            lambda: [read(row) for row in range(min(len(samples), MAX_LEARNT))],
+            "exdd",
+        )
         for number in range(config.synthetic_count):
             rng = np.random.default_rng((context.seed, number))
-            base = normals[rng.integers(len(normals))]
-            yield (*synthesizer(base.read_image(), rng), base.title)
+            row = int(rng.integers(len(samples)))
+            yield (*synthesizer(read(row), rng), samples[row].title)
 
 
 def _origin(labelled: int, synthetic: int) -> str:
@@ -213,18 +243,17 @@ def _origin(labelled: int, synthetic: int) -> str:
     return "none: scores are distances from normal alone (PatchCore)"
 
 
-def _synthesizer(config: ExDDConfig, context: Context) -> Synthesizer:
-    normals = context.normals.samples
-    return context.synthesizer(
-        config.synthesis,
-        lambda rng: normals[rng.integers(len(normals))].read_image(),
-        lambda: [sample.read_image() for sample in normals[:MAX_LEARNT]],
-        "exdd",
-    )
-
-
 MAX_LEARNT = 1000
-"""Normal pictures from which a diffusion model learns at most."""
+"""Normal pictures, or windows, from which a diffusion model learns at most."""
+
+
+def _bases(context: Context) -> tuple[Callable[[int], Pixels], Sequence[Sample]]:
+    """What synthetic defects are put on, by number: whole pictures, or windows of them; and their samples."""
+    if context.windows is None:
+        normals = context.normals.samples
+        return lambda row: normals[row].read_image(), normals
+    pieces, samples = context.normals.pieces(MAX_LEARNT, context.seed)
+    return lambda row: pieces[row].pixels, samples
 
 
 def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect]]:
@@ -235,9 +264,10 @@ def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect
         return 0, []
     examples = ExDDPart.examples(config, context)
 
-    def following() -> tuple[Pixels, NDArray[np.bool_]]:
+    def following() -> tuple[Pixels, NDArray[np.bool_], Square | None]:
         picture, mask, _ = next(examples)
-        return picture, mask
+        # A window as it is: it was cut at the line's scale, and its exposure evened with its picture's.
+        return picture, mask, None if context.windows is None else Square.of(picture, context.size)
 
     return 0, [following] * config.synthetic_count
 
@@ -253,6 +283,6 @@ def _labelled(config: ExDDConfig, context: Context) -> list[Sample]:
     return labelled
 
 
-def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_]]:
+def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_], None]:
     pixels = sample.read_image()
-    return pixels, sample.read_mask(*pixels.shape[:2])
+    return pixels, sample.read_mask(*pixels.shape[:2]), None
