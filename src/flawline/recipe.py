@@ -1,7 +1,7 @@
 """A recipe: every setting of a build, typed, with defaults that work; read from YAML."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from pydantic import (
@@ -36,19 +36,28 @@ METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
 """Sections of older recipes that hold the settings of a method of synthesis."""
 
 
+OVERLAP = 256
+"""Pixels by which windows overlap: what a teacher sees of a window's border is cut off; see docs/methods.md."""
+
+
 class WindowsConfig(BaseModel):
     """Overlapping windows for pictures too large for one square; a number in a recipe stands for the scale alone.
 
     Attributes:
         scale: pixels of a window for each pixel of the picture; 1 is native resolution.
-        overlap: least share of a window's side that it has in common with the next one.
+        overlap: fewest pixels that a window has in common with the next one, at most half of its side; null takes
+            OVERLAP, or half of the side where that is less.
 
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: float = Field(1.0, gt=0, le=4)
-    overlap: float = Field(0.25, gt=0, le=0.5)
+    overlap: int | None = Field(None, ge=16)
+
+    def overlap_of(self, size: int) -> int:
+        """Fewest pixels that windows of side `size` have in common."""
+        return self.overlap or min(OVERLAP, size // 2)
 
 
 class Recipe(BaseModel):
@@ -141,6 +150,13 @@ class Recipe(BaseModel):
             msg = f"must be one of {', '.join(map(str, SIZES))}"
             raise ValueError(msg)
         return size
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> Self:
+        if self.windows is not None and 2 * self.windows.overlap_of(self.size) > self.size:
+            msg = f"windows.overlap: must be at most half of the size, which is {self.size}"
+            raise ValueError(msg)
+        return self
 
 
 def _of_methods(content: dict[str, Any]) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher) -> Squares:
         maps = teacher(torch.zeros((1, size, size, 3), dtype=torch.uint8))
     sides = {side for each in maps for side in each.shape[2:]}
     align = math.lcm(*(size // math.gcd(size, side) for side in sides))
-    step = max(1, int(size * (1 - recipe.windows.overlap)) // align) * align
+    step = max(1, (size - recipe.windows.overlap_of(size)) // align) * align
     if step == size:
         msg = (
             f"teacher {recipe.teacher} gives {' or '.join(map(str, sorted(sides)))} patches along a window of "

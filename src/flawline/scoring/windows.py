@@ -130,8 +130,8 @@ def run_windows(
 ) -> Arrays:
     """Run a graph on all windows of one picture, a few at a time, and stitch what it gives.
 
-    Where windows overlap, grids are blended: a window counts for nothing in the outer quarter of an overlap, where
-    the network saw its border, and rises evenly over the half in the middle.
+    Where windows overlap, grids are blended over the quarter in the middle of the overlap; farther out, where the
+    network saw its border, a window counts for nothing.
 
     Args:
         run: graph, from UINT8 [B, S, S, 3] to its outputs by name, batch first.
@@ -215,8 +215,8 @@ def blend_weights(starts: Sequence[int], side: int, cells: int) -> list[Floats]:
 
 
 def _rise(distance: NDArray[np.float64], overlap: int) -> NDArray[np.float64]:
-    """0 in the outer quarter of an overlap, 1 from its inner quarter on, evenly between, by distance in cells."""
-    return np.clip((distance - overlap / 4) / (overlap / 2), 0, 1)
+    """By the distance from a window's border, in cells: 0 to 1 over the quarter in the middle of an overlap."""
+    return np.clip((distance - overlap * 3 / 8) / (overlap / 4), 0, 1)
 
 
 def reduced(full: Floats, most: int = MAP_PIXELS) -> Floats:

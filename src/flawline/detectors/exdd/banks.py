@@ -25,7 +25,7 @@ CROP_SIDE = 128
 KEEP_BYTES = 2 << 30
 """Most memory for embeddings of normals that are kept to score them by folds."""
 
-ReadDefect = Callable[[], tuple[Pixels, NDArray[np.bool_], Square | None]]
+ReadDefect = Callable[[], tuple[Pixels, NDArray[np.bool_]] | tuple[Pixels, NDArray[np.bool_], Square]]
 """Reads the arguments of `BankFiller.defect_patches`."""
 
 

@@ -264,10 +264,12 @@ def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect
         return 0, []
     examples = ExDDPart.examples(config, context)
 
-    def following() -> tuple[Pixels, NDArray[np.bool_], Square | None]:
+    def following() -> tuple[Pixels, NDArray[np.bool_]] | tuple[Pixels, NDArray[np.bool_], Square]:
         picture, mask, _ = next(examples)
+        if context.windows is None:
+            return picture, mask
         # A window as it is: it was cut at the line's scale, and its exposure evened with its picture's.
-        return picture, mask, None if context.windows is None else Square.of(picture, context.size)
+        return picture, mask, Square.of(picture, context.size)
 
     return 0, [following] * config.synthetic_count
 
@@ -283,6 +285,6 @@ def _labelled(config: ExDDConfig, context: Context) -> list[Sample]:
     return labelled
 
 
-def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_], None]:
+def _read_labelled(sample: Sample) -> tuple[Pixels, NDArray[np.bool_]]:
     pixels = sample.read_image()
-    return pixels, sample.read_mask(*pixels.shape[:2]), None
+    return pixels, sample.read_mask(*pixels.shape[:2])
