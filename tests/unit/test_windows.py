@@ -24,6 +24,7 @@ from flawline.errors import ArtefactError, DataError, PictureError, RecipeError
 from flawline.jobs.fit import fit, normals_of
 from flawline.jobs.preview import preview
 from flawline.recipe import Recipe, WindowsConfig, read_recipe
+from flawline.report.evaluation import Evaluation
 from flawline.scoring.finding import Finding
 from flawline.scoring.picture import Geometry, Layout, letterbox
 from flawline.scoring.settings import LineSettings, PartSettings
@@ -316,6 +317,25 @@ def test_a_mask_is_brought_to_the_patches_of_the_plane() -> None:
     assert covered[25, 38] == pytest.approx(1)
 
 
+def test_a_report_shows_a_peak_that_is_smaller_than_a_pixel_of_its_card(tmp_path: Path) -> None:
+    line = line_of(SETTINGS)
+    pixels, where = np.full((1500, 2000, 3), 90, np.uint8), np.zeros((1500, 2000), np.uint8)
+    where[701:705, 1201:1205] = 255
+    for name, values in (("a", pixels), ("m", where)):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    sample = Sample(tmp_path / "a.png", "pit", tmp_path / "m.png", "a", "test")
+    geometry = line.place(2000, 1500)
+    patches = np.zeros((geometry.plane[0] // 4, geometry.plane[1] // 4), np.float32)
+    patches[175, 300] = 9.0
+    verdict = judge([Finding(map=patches)], geometry, line, np.zeros(20, np.float32))
+    evaluation = Evaluation(0.1)
+    evaluation.add(sample, verdict)
+    (card,) = evaluation.misses or evaluation.hits
+    assert card.scores.max() > 2
+    assert card.mask.any()
+    assert evaluation.result().aupro == pytest.approx(1, abs=0.01), "by the map of all pixels"
+
+
 # --- pictures to learn from ---
 
 
@@ -418,6 +438,15 @@ def test_windows_larger_than_every_picture_are_refused(large: Dataset, teacher: 
     for changes in ({"size": 512, "windows": 1}, {"windows": 0.25}):
         with pytest.raises(DataError, match="has 448x320 pixels and is smaller than one window of"):
             fit("exdd", large, small_recipe(teacher, **changes), seed=0)
+
+
+def test_a_test_picture_with_too_many_pixels_is_refused_before_anything_is_learnt(
+    large: Dataset, teacher: str, tmp_path: Path
+) -> None:
+    Image.fromarray(np.zeros((4097, 8192), np.uint8)).save(tmp_path / "huge.png")
+    huge = Sample(tmp_path / "huge.png", GOOD, None, "a", "test")
+    with pytest.raises(DataError, match=r"huge\.png: the picture has 8192x4097 pixels"):
+        fit("exdd", replace(large, samples=(*large.samples, huge)), small_recipe(teacher, windows=1), seed=0)
 
 
 def test_crops_of_defects_are_refused(large: Dataset, teacher: str) -> None:

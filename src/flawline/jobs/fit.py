@@ -16,7 +16,7 @@ from flawline.data.squares import Squares, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
-from flawline.errors import DataError, RecipeError
+from flawline.errors import DataError, PictureError, RecipeError
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
@@ -161,7 +161,7 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher) -> Squares:
         teacher: teacher on the CPU, whose grids must meet where windows begin.
 
     Raises:
-        DataError: a picture cannot be read, or all are smaller than a window.
+        DataError: a picture cannot be read or has too many pixels, or all are smaller than a window.
         RecipeError: windows of this size cannot overlap on the teacher's grids.
 
     """
@@ -187,6 +187,12 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher) -> Squares:
         )
         raise RecipeError(msg)
     windows = WindowSettings(scale=scale, step=step, align=align, even_exposure=recipe.even_exposure)
+    for sample in dataset.samples:
+        try:
+            windows.place(*sample.read_size(), size)
+        except PictureError as error:
+            msg = f"{sample.image}: {error}"
+            raise DataError(msg) from error
     return Squares(dataset.train_normals, size, windows)
 
 
