@@ -51,7 +51,8 @@ LINES = {
     "one square of 256": ("exdd", "size: 256\n"),
 }
 """Detector and recipe by what the table calls them."""
-BANKS = "exdd: {positive: none}\n"
+REST = "parity_pictures: 2\nexdd: {positive: none, max_bank: 1000}\n"
+"""What all recipes have: a normal bank that is soon searched."""
 
 
 def draw(folder: Path) -> None:
@@ -103,7 +104,7 @@ def build(name: str, data: Path, repository: Path) -> dict[str, object]:
     detector, recipe = LINES[name]
     file = repository.parent / f"{line_of(name)}.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(recipe + BANKS)
+    file.write_text(recipe + REST)
     arguments = [
         "build",
         detector,
