@@ -26,6 +26,7 @@ from flawline.jobs.preview import preview
 from flawline.recipe import Recipe, WindowsConfig, read_recipe
 from flawline.report.evaluation import Evaluation
 from flawline.scoring.finding import Finding
+from flawline.scoring.fusion import strongest
 from flawline.scoring.picture import Geometry, Layout, letterbox
 from flawline.scoring.settings import LineSettings, PartSettings
 from flawline.scoring.verdict import judge
@@ -256,6 +257,19 @@ def test_one_window_is_judged_as_the_square() -> None:
         np.testing.assert_array_equal(getattr(window, name), getattr(square, name))
 
 
+@pytest.mark.parametrize("size", [128, 512])
+@pytest.mark.parametrize(("width", "height"), [(700, 600), (4000, 3000)])
+def test_a_share_of_the_map_means_as_many_pixels_on_every_large_picture(
+    width: int, height: int, size: int
+) -> None:
+    geometry = SETTINGS.place(width, height, size)
+    full = np.zeros(geometry.plane, np.float32)
+    full[100, :500] = full[101, :155] = 2.0
+    assert strongest(full, geometry, 0.01) == pytest.approx(2)  # 655 pixels
+    assert strongest(full, geometry, 0.02) == pytest.approx(1, abs=0.01)
+    assert strongest(np.ones((128, 128), np.float32), SETTINGS.place(40, 30, 128), 1) == 1
+
+
 def test_a_small_defect_of_a_large_picture_keeps_its_peak_and_its_box() -> None:
     line = line_of(SETTINGS)
     geometry = line.place(4000, 3000)
@@ -459,6 +473,7 @@ def test_parts_that_give_no_grid_are_refused(
     large: Dataset, teacher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ExDDPart, "stage", None)
+    monkeypatch.setattr(ExDDPart, "gives", {"map": "A", "score": "B"})
     with pytest.raises(RecipeError, match="gives map and score of a whole square, which cannot be stitched"):
         fit("exdd", large, small_recipe(teacher, windows=1), seed=0)
 

@@ -41,6 +41,10 @@ class Fused:
         return max(pixel, float(self.boxes[:, 4].max())) if len(self.boxes) else pixel
 
 
+SHARED_AREA = 256 * 256
+"""Pixels of a large picture that a top share is taken of: a small defect must speak for it as for a small one."""
+
+
 def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bool = False) -> Floats:
     """Bring patch scores to the pixels of the model's plane: bilinear, then a Gaussian; zero on padding.
 
@@ -72,10 +76,14 @@ def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bo
 
 
 def strongest(full: Floats, geometry: Geometry, share: float) -> float:
-    """Mean of the strongest `share` of the picture's pixels in a smoothed map FP32 [S, S]; 0 gives the largest."""
+    """Mean of the strongest `share` of the picture's pixels in a smoothed map FP32 [S, S]; 0 gives the largest.
+
+    With windows the share is one of SHARED_AREA, however large the picture and its windows are.
+    """
     inside = full[: geometry.inner_height, : geometry.inner_width].ravel()
+    area = inside.size if geometry.layout is None else min(inside.size, SHARED_AREA)
     # In FP32, so that a share means the same number of pixels in every version of a line's settings.
-    count = max(1, round(float(np.float32(share)) * inside.size))
+    count = max(1, round(float(np.float32(share)) * area))
     # Summed in FP64: the order in which `partition` leaves equal sets must not move the score.
     return float(np.partition(inside, inside.size - count)[inside.size - count :].mean(dtype=np.float64))
 

@@ -35,7 +35,7 @@ class PartSettings(_Frozen):
         sigma: standard deviation in pixels of the Gaussian that smooths its map; 0 leaves the map as it is.
         eight_bit_map: whether each map is rounded to 8 bits of its range before smoothing, as ExDD's authors do.
         top_share: share of the picture's pixels, the strongest of the smoothed map, whose mean is the score where
-            the part gives none; 0 takes the largest pixel.
+            the part gives none; 0 takes the largest pixel. With windows it is a share of 256 x 256 pixels.
         weight: weight of the part where several are fused, relative to the others, at least 0.
         level: typical score of a normal picture, above 0; scores are fused in units of it.
         peak: typical largest smoothed pixel, or strongest box, of a normal picture, above 0; maps and boxes are
