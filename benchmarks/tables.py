@@ -257,7 +257,7 @@ def graph_cost_table(rows: list[dict]) -> str:
 
 def windows_table(rows: list[dict]) -> str:
     """One line per way to look at large pictures, cheapest first: what it finds, and what it costs."""
-    heads = ["4,000 × 3,000", "defects of 20 px found", "with a box on them", "good ones called defective"]
+    heads = ["4,000 × 3,000", "defects of 20 px found", "with a tight box", "good ones called defective"]
     heads += ["s a picture: ensemble", "pixels", "fused", "build s", "build MB", "server MB"]
     lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
     by_name = defaultdict(dict)
