@@ -45,10 +45,8 @@ CROP, LONGEST = 256, 24
 FALSE_ALARM = 0.1
 LINES = {
     "windows of 1024": ("exdd", "windows: 1\nsize: 1024\n"),
-    "windows of 512": ("exdd", "windows: 1\nsize: 512\n"),
     "windows of 512 at half scale": ("exdd", "windows: 0.5\nsize: 512\n"),
     "one square of 1024": ("exdd", "size: 1024\n"),
-    "one square of 256": ("exdd", "size: 256\n"),
 }
 """Detector and recipe by what the table calls them."""
 REST = "parity_pictures: 2\nexdd: {positive: none, max_bank: 1000}\n"
