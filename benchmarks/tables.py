@@ -261,6 +261,35 @@ def graph_cost_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def windows_table(rows: list[dict]) -> str:
+    """One line per way to look at large pictures, cheapest first: what it finds, and what it costs."""
+    heads = ["4,000 × 3,000", "defects of 20 px found", "with a tight box", "good ones called defective"]
+    heads += ["s a picture: ensemble", "pixels", "fused", "build s", "build MB", "server MB"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    by_name = defaultdict(dict)
+    for row in rows:
+        by_name[row["name"]][row["path"]] = row
+    for name, paths in sorted(by_name.items(), key=lambda each: each[1]["ensemble"]["seconds"]):
+        first = paths["ensemble"]
+        figures = [
+            f"{_all_alike(paths, 'found')} of {first['defects']}",
+            _all_alike(paths, "boxed"),
+            f"{_all_alike(paths, 'false_alarms')} of {first['good']}",
+            *(f"{paths[path]['seconds']:.1f}" for path in ("ensemble", "pixels", "fused")),
+            f"{first['build_seconds']:.0f}",
+            f"{first['build_peak_mb']:,}",
+            f"{max(row['server_mb'] for row in paths.values()):,}",
+        ]
+        lines.append("| " + " | ".join((name, *figures)) + " |")
+    return "\n".join(lines)
+
+
+def _all_alike(paths: dict[str, dict], figure: str) -> str:
+    """A count that all paths share, or that of each."""
+    counts = [row[figure] for row in paths.values()]
+    return " / ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
+
+
 TABLES = {
     README: {"headline": headline_table},
     DOCUMENT: {
@@ -268,6 +297,7 @@ TABLES = {
         "parity": parity_table,
         "speed": speed_table,
         "graph_cost": graph_cost_table,
+        "windows": windows_table,
         "teachers": teachers_table,
         "fusion": partial(fusion_table, None),
         "fusion_cracks": partial(fusion_table, "cracks"),

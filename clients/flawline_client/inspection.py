@@ -30,9 +30,10 @@ class Inspection:
             second, larger one, else PASS.
         is_defect: whether the verdict is REJECT.
         anomaly_map: FP32 [S, S] at model resolution, scaled so that 1.0 is the line's pixel threshold. The
-            picture lies in the top left (see `inner_size`), the rest is padding.
-        mask: UINT8 [S, S], 1 where the map reaches 1.0; around its strongest place where it does so nowhere and the
-            picture is not passed.
+            picture lies in the top left (see `inner_size`), the rest is padding. Of a line with windows FP32
+            [h, w]: the picture alone, reduced by maxima where it is large.
+        mask: UINT8 of the same shape, 1 where the map reaches 1.0; around its strongest place where it does so
+            nowhere and the picture is not passed.
         boxes: FP32 [n, 6], one row per defect: x1, y1, x2, y2 in pixels of the upright picture, score, class.
         latency_ms: time from the call to its answer as the caller saw it, repeats included, in milliseconds.
 
@@ -76,7 +77,9 @@ class Inspection:
     def _on_picture(
         self, square: NDArray[Any], width: int, height: int, resampling: Image.Resampling
     ) -> NDArray[Any]:
-        inner_width, inner_height = inner_size(width, height, square.shape[0])
+        inner_width, inner_height = square.shape[1], square.shape[0]
+        if inner_width == inner_height:  # a model square; other maps show the picture alone
+            inner_width, inner_height = inner_size(width, height, square.shape[0])
         inner = Image.fromarray(square[:inner_height, :inner_width])  # cut first: resize looks beyond a `box`
         return np.asarray(inner.resize((width, height), resampling))
 

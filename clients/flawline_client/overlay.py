@@ -53,7 +53,7 @@ def draw_overlay(inspection: Inspection, picture: Picture | Image.Image) -> Imag
     canvas = upright.resize(size, enlarging)
     heat = Image.fromarray(inspection.heat_map(*upright.size)).resize(size, Image.Resampling.BILINEAR)
     _heat(canvas, np.asarray(heat))
-    cell = max(size) / inspection.mask.shape[0]
+    cell = max(size) / max(inspection.mask.shape)
     _outline(canvas, inspection.pixel_mask(*upright.size), cell, unit)
     _boxes(canvas, inspection.boxes, scale, unit)
     return _with_caption(canvas, inspection, unit)

@@ -60,7 +60,17 @@ Positive = Annotated[
 ]
 Size = Annotated[
     int | None,
-    typer.Option(help="Side of the model square in pixels.  [default: 256]", show_default=False),
+    typer.Option(
+        help="Side of the model square, or of a window, in pixels.  [default: 256]", show_default=False
+    ),
+]
+Windows = Annotated[
+    float | None,
+    typer.Option(
+        help="Look at large pictures in overlapping windows of --size pixels at this scale: 1 is native "
+        "resolution, 0.5 half of it.  [default: each picture whole in one square]",
+        show_default=False,
+    ),
 ]
 Ignore = Annotated[
     Path | None,
@@ -121,6 +131,7 @@ def build(
     false_alarm: FalseAlarm = None,
     positive: Positive = None,
     size: Size = None,
+    windows: Windows = None,
     teacher: Teacher = None,
     ignore: Ignore = None,
     leave_out: LeaveOut = None,
@@ -151,6 +162,7 @@ def build(
         look_again=look_again,
         positive=positive,
         size=size,
+        windows=windows,
         teacher=teacher,
         ignore=ignore,
     )
@@ -287,6 +299,7 @@ def evaluate(
     false_alarm: FalseAlarm = None,
     positive: Positive = None,
     size: Size = None,
+    windows: Windows = None,
     teacher: Teacher = None,
     ignore: Ignore = None,
     leave_out: LeaveOut = None,
@@ -318,6 +331,7 @@ def evaluate(
         look_again=look_again,
         positive=positive,
         size=size,
+        windows=windows,
         teacher=teacher,
         ignore=ignore,
     )

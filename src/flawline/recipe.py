@@ -39,6 +39,30 @@ METHOD_SECTIONS = ("simplex", "strokes", "ddpm", "latent_diffusion")
 """Sections of older recipes that hold the settings of a method of synthesis."""
 
 
+OVERLAP = 256
+"""Pixels by which windows overlap: what a teacher sees of a window's border is cut off; see docs/methods.md."""
+
+
+class WindowsConfig(BaseModel):
+    """Overlapping windows for pictures too large for one square; a number in a recipe stands for the scale alone.
+
+    Attributes:
+        scale: pixels of a window for each pixel of the picture; 1 is native resolution.
+        overlap: fewest pixels that a window has in common with the next one, at most half of its side; null takes
+            OVERLAP, or half of the side where that is less.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    scale: float = Field(1.0, gt=0, le=4)
+    overlap: int | None = Field(None, ge=16)
+
+    def overlap_of(self, size: int) -> int:
+        """Fewest pixels that windows of side `size` have in common."""
+        return self.overlap or min(OVERLAP, size // 2)
+
+
 class Recipe(BaseModel):
     """Settings of a build or evaluation.
 
@@ -50,11 +74,13 @@ class Recipe(BaseModel):
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
             varies.
         adapt: settings of the teacher's adaptation to the line.
-        size: side of the model square in pixels, one of flawline.scoring.picture.SIZES.
+        size: side of the model square, or of each window, in pixels; one of flawline.scoring.picture.SIZES.
+        windows: windows of `size` in which large pictures are looked at; null brings each whole into one square.
         ignore: regions of the pictures that are neither learnt nor judged: the path of a PNG, BMP or TIFF file of
             the pictures' shape, white where ignored; or polygons, each a list of at least three corners [x, y] in
-            pixels of the upright picture; null ignores nothing. All pictures of the line then have one shape.
-        min_area: fewest pixels of the model square of a region that gets a box.
+            pixels of the upright picture; null ignores nothing. All pictures of the line then have one shape. Not
+            together with windows.
+        min_area: fewest pixels, as the model sees the picture, of a region that gets a box.
         false_alarm: share of good pictures that may be called defective.
         look_again: share of good pictures that may be called defective or be looked at again, not below
             `false_alarm`; null takes LOOK_AGAIN, or `false_alarm` where that is larger. Where both are equal, no
@@ -76,6 +102,7 @@ class Recipe(BaseModel):
     even_exposure: bool = True
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
+    windows: WindowsConfig | None = None
     ignore: Path | tuple[Polygon, ...] | None = None
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)
@@ -145,6 +172,12 @@ class Recipe(BaseModel):
             raise ValueError(msg)
         return ignore
 
+    @field_validator("windows", mode="before")
+    @classmethod
+    def _scale_alone(cls, windows: Any) -> Any:  # noqa: ANN401 - whatever was read
+        plain = isinstance(windows, int | float) and not isinstance(windows, bool)
+        return {"scale": windows} if plain else windows
+
     @field_validator("size")
     @classmethod
     def _offered(cls, size: int) -> int:
@@ -152,6 +185,20 @@ class Recipe(BaseModel):
             msg = f"must be one of {', '.join(map(str, SIZES))}"
             raise ValueError(msg)
         return size
+
+    @model_validator(mode="after")
+    def _windows_or_ignore(self) -> Self:
+        if self.windows is not None and self.ignore is not None:
+            msg = "regions to ignore do not go together with windows; leave out windows, or ignore"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_fits(self) -> Self:
+        if self.windows is not None and 2 * self.windows.overlap_of(self.size) > self.size:
+            msg = f"windows.overlap: must be at most half of the size, which is {self.size}"
+            raise ValueError(msg)
+        return self
 
 
 def check_budgets(false_alarm: float, look_again: float | None) -> None:
@@ -230,6 +277,8 @@ def _share(content: dict[str, Any], key: str) -> float:
 def read_recipe(path: Path | None, **changes: object) -> Recipe:
     """Read a YAML recipe, or the default one, and apply `changes` that are not None.
 
+    A number for `windows` changes their scale, and leaves the recipe's overlap as it is.
+
     Raises:
         RecipeError: the file is missing or not YAML, or a field is unknown or out of range (which it names).
 
@@ -241,7 +290,10 @@ def read_recipe(path: Path | None, **changes: object) -> Recipe:
             raise RecipeError(msg)
         if path is not None:
             content.setdefault("name", path.stem)
-        content.update({key: value for key, value in changes.items() if value is not None})
+        given = {key: value for key, value in changes.items() if value is not None}
+        if isinstance(given.get("windows"), float) and isinstance(content.get("windows"), dict):
+            given["windows"] = {**content["windows"], "scale": given["windows"]}
+        content.update(given)
         return Recipe.model_validate(content)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML's own errors take several lines

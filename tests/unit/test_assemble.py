@@ -16,7 +16,7 @@ from flawline.repository.publish import CONFIG, shared_stages
 from flawline.scoring.finding import ROLES
 from flawline.scoring.picture import SIZES
 from flawline.targets import TARGETS
-from flawline.targets.target import Native
+from flawline.targets.target import NATIVE_ONNX, Native
 
 VERDICT = {
     "SCORE": ("TYPE_FP32", (1,)),
@@ -116,6 +116,7 @@ def test_the_hand_written_stages_agree_with_the_code() -> None:
     sizes = {
         name: dims for name, (_, dims) in table(shared("preprocess").outputs).items() if name != "GEOMETRY"
     }
+    assert sizes.pop("PICTURE") == (-1, -1, 3)
     assert sizes == {f"PICTURE_{size}": (size, size, 3) for size in SIZES}
     for tensor in shared("preprocess").inputs:
         assert tensor.optional
@@ -246,3 +247,37 @@ def test_the_native_form_is_what_the_target_says(tmp_path: Path) -> None:
     native = native_discrepancy(manifest, Native(backend="torch", file="model.pt", kind="KIND_GPU"))
     assert (native.backend, native.default_model_filename) == ("torch", "model.pt")
     assert [(group.count, group.kind) for group in native.instance_groups] == [(1, "KIND_GPU")]
+
+
+# --- lines with windows ---
+
+WINDOWS = {"scale": 1, "step": 96, "align": 32, "even_exposure": True}
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+def test_a_line_with_windows_takes_pictures_of_any_shape_one_by_one(tmp_path: Path, detector: str) -> None:
+    manifest = write_artefact(tmp_path / "a", "bottle", 3, detector, windows=WINDOWS)
+    models = line_models(manifest)
+    assert {model.max_batch_size for model in models.values()} == {1}
+    graph = models["bottle_discrepancy"]
+    assert table(graph.inputs) == {"PICTURE": ("TYPE_UINT8", (-1, -1, 3))}
+    found = {name: dims for name, (_, dims) in table(graph.outputs).items() if name != "ARTEFACT_KEY"}
+    assert all(dims[:2] == (-1, -1) for dims in found.values())
+    assert found.get("EMBEDDING", (-1, -1, 28)) == (-1, -1, 28), "the length of a patch feature stays known"
+    for door in ("bottle", "bottle_pixels"):
+        known = table(models[door].inputs)
+        for step in models[door].ensemble_steps:
+            stage = models[step.model] if step.model in models else shared(step.model)
+            inputs, outputs = table(stage.inputs), table(stage.outputs)
+            for inner, outer in step.inputs.items():
+                assert fit_together(inputs[inner], known[outer]), (step.model, inner)
+            known |= {outer: outputs[inner] for inner, outer in step.outputs.items()}
+    for name in ("bottle", "bottle_pixels", "bottle_fused"):
+        outputs = table(models[name].outputs)
+        assert outputs["ANOMALY_MAP"] == ("TYPE_FP32", (-1, -1))
+        assert outputs["MASK"] == ("TYPE_UINT8", (-1, -1))
+
+
+def test_windows_are_cut_by_the_python_stage_on_every_server(tmp_path: Path) -> None:
+    manifest = write_artefact(tmp_path / "a", "bottle", 3, windows=WINDOWS)
+    assert native_discrepancy(manifest, NATIVE_ONNX) == line_models(manifest)["bottle_discrepancy"]

@@ -46,6 +46,19 @@ def test_maps_lie_on_the_picture_without_the_padding():
     assert not mask[:, :100].any()
 
 
+def test_a_map_of_another_shape_than_a_square_is_the_picture_alone():
+    # 400x300 picture, whose map has been reduced to 40x30.
+    reduced = np.zeros((30, 40))
+    reduced[15:, 20:] = 1.5
+
+    heat, mask = (make_inspection(reduced).heat_map(400, 300), make_inspection(reduced).pixel_mask(400, 300))
+
+    assert heat.shape == mask.shape == (300, 400)
+    assert heat[160:, 210:] == pytest.approx(1.5)
+    assert mask[150:, 200:].all()
+    assert mask.sum() == 150 * 200
+
+
 @pytest.mark.parametrize(
     ("width", "height", "inner"),
     [(300, 300, (64, 64)), (100, 200, (32, 64)), (10, 5, (64, 32)), (1000, 3, (64, 1))],

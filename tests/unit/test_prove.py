@@ -15,6 +15,7 @@ from flawline.jobs.prove import (
     Comparison,
     ParityError,
     compare_boxes,
+    compare_large,
     demand_parity,
     statement,
 )
@@ -409,3 +410,56 @@ def test_a_box_of_a_region_below_the_smallest_area_must_be_the_strongest() -> No
 def test_a_box_of_a_network_below_the_threshold_may_differ_but_not_be_lost() -> None:
     assert compare_boxes(rows((0, 0.6)), rows((50, 0.6))).lost == 0
     assert compare_boxes(rows((0, 0.6)), rows()).lost == 1
+
+
+# --- large pictures, whose map travels reduced ---
+
+
+def large(*regions: tuple[int, int, float], side: int = 6) -> Verdict:
+    """A verdict whose map was reduced to half before it travelled."""
+    full = surface(*regions, side=side)
+    whole = verdict(full)
+    small = full.reshape(SIZE // 2, 2, SIZE // 2, 2).max(axis=(1, 3))
+    return replace(whole, anomaly_map=small, mask=(small >= 1).astype(np.uint8), plane=full)
+
+
+def boxes_of(found: Verdict) -> Floats:
+    return found.boxes[found.boxes[:, 4] >= 0]
+
+
+LARGE = large((8, 8, 3.0), (31, 40, 1.5))
+
+
+def test_a_large_picture_is_compared_by_the_map_of_all_its_pixels() -> None:
+    facts = facts_of(Answer.of(LARGE), LARGE)
+    demand_parity([facts])
+    assert (facts.boxes_without_counterpart, facts.min_box_iou) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("served", "lost"),
+    [
+        (large((8, 8, 3.0)), 1),  # a region has no box
+        (large((8, 8, 3.0), (31, 40, 1.5), (50, 5, 2.0)), 1),  # a box has no region
+        (large((8, 8, 3.0), (34, 40, 1.5)), 2),  # a box has moved
+        (large((8, 8, 3.0), (31, 40, 1.6)), 1),  # a box is stronger than its region
+        (large((8, 8, 3.0), (31, 40, 1.4)), 1),  # or weaker
+        (large((8, 8, 3.0), (31, 40, 1.5), side=7), 2),  # or larger
+    ],
+)
+def test_boxes_of_a_large_picture_that_are_not_its_own_are_refused(served: Verdict, lost: int) -> None:
+    assert compare_large(LARGE, boxes_of(served), MIN_AREA).lost == lost
+    assert "finds other boxes" in refused(facts_of(replace(Answer.of(LARGE), boxes=boxes_of(served)), LARGE))
+
+
+def test_a_pixel_on_the_threshold_may_widen_the_box_of_a_large_picture() -> None:
+    full = surface((8, 8, 3.0))
+    full[8:14, 14] = 1 + MAP_LIMIT / 2
+    reference = replace(verdict(full), plane=full)
+    assert compare_large(reference, boxes_of(reference), MIN_AREA).lost == 0
+    assert compare_large(reference, boxes_of(verdict(surface((8, 8, 3.0)))), MIN_AREA).lost == 0
+    full[8:14, 14] = 1.2
+    assert (
+        compare_large(replace(reference, plane=full), boxes_of(verdict(surface((8, 8, 3.0)))), MIN_AREA).lost
+        == 1
+    )

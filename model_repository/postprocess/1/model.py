@@ -44,7 +44,7 @@ class TritonPythonModel:
             }
             for number in range(1, len(settings.parts) + 1)
         ]
-        geometries = triton.geometries(request, settings.size, rules.ignored)
+        geometries = triton.geometries(request, rules)
         for row, geometry in enumerate(geometries):
             findings = [
                 Finding.of(

@@ -1,7 +1,8 @@
 """Shared stage: an encoded or raw picture becomes the model square. One process for all lines.
 
 Lines differ in the size of their square: each has an output of its own, and a line's ensemble maps the one it
-needs. Only outputs that are asked for are made.
+needs. Lines with windows take the picture as it is, and cut it themselves. Only outputs that are asked for are
+made.
 """
 
 import numpy as np
@@ -13,7 +14,10 @@ from flawline.serving.decoding import Decoder
 
 
 class TritonPythonModel:
-    """IMAGE BYTES [1] or PIXELS UINT8 [H, W, 3] -> PICTURE_<S> UINT8 [S, S, 3] and GEOMETRY INT32 [2]."""
+    """IMAGE BYTES [1] or PIXELS UINT8 [H, W, 3] -> PICTURE_<S> UINT8 [S, S, 3] and GEOMETRY INT32 [2].
+
+    PICTURE UINT8 [H, W, 3] is the decoded picture; those of one request must have one shape.
+    """
 
     def initialize(self, args):
         self.decoder = Decoder(triton.threads(args))
@@ -26,10 +30,16 @@ class TritonPythonModel:
         if isinstance(pictures, PictureError):
             return triton.refuse(str(pictures))
         wanted = request.requested_output_names()
+        if "PICTURE" in wanted and len({pixels.shape for pixels in pictures}) > 1:
+            return triton.refuse(
+                "the pictures of one request differ in shape; send each in a request of its own"
+            )
         sizes = [int(name.removeprefix("PICTURE_")) for name in wanted if name.startswith("PICTURE_")]
         outputs = {
             f"PICTURE_{size}": np.stack([letterbox(pixels, size)[0] for pixels in pictures]) for size in sizes
         }
+        if "PICTURE" in wanted:
+            outputs["PICTURE"] = np.stack(pictures)
         geometry = np.array([(p.shape[1], p.shape[0]) for p in pictures], dtype=np.int32)
         return triton.answer(**outputs, GEOMETRY=geometry)
 

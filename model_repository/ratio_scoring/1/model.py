@@ -15,6 +15,8 @@ from flawline.serving import triton
 STAGE = "ratio_scoring"
 LINES = 1024
 """Lines whose constants are kept; they are a few kilobytes each, and S x S bytes more with regions to ignore."""
+PATCHES = 65_536
+"""Patches in one question to a bank at most: with the built-in teacher 50 MB of features."""
 
 
 class BankError(Exception):
@@ -22,7 +24,21 @@ class BankError(Exception):
 
 
 async def ask(bank, embedding, key):
-    """Ask one bank for FP32 [B, rows, columns, D]; returns one Neighbours per picture."""
+    """Ask one bank for FP32 [B, rows, columns, D]; returns one Neighbours per picture.
+
+    Large grids are asked about some rows at a time: what travels is copied into every question.
+    """
+    most = max(1, PATCHES // (len(embedding) * embedding.shape[2]))
+    bands = [
+        await ask_band(bank, np.ascontiguousarray(embedding[:, start : start + most]), key)
+        for start in range(0, embedding.shape[1], most)
+    ]
+    distance, crowding = (np.concatenate(each, axis=1) for each in zip(*bands, strict=True))
+    return [Neighbours(*pair) for pair in zip(distance, crowding, strict=True)]
+
+
+async def ask_band(bank, embedding, key):
+    """Ask one bank for FP32 [B, rows, columns, D]; returns distance and crowding, FP32 [B, rows, columns] each."""
     response = await pb_utils.InferenceRequest(
         model_name=bank,
         requested_output_names=["DISTANCE", "CROWDING"],
@@ -34,8 +50,7 @@ async def ask(bank, embedding, key):
     if response.has_error():
         raise BankError(response.error().message())
     names = ("DISTANCE", "CROWDING")
-    distance, crowding = (pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names)
-    return [Neighbours(*pair) for pair in zip(distance, crowding, strict=True)]
+    return tuple(pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names)
 
 
 async def ask_both(embedding, key, has_positive):
@@ -47,10 +62,9 @@ async def ask_both(embedding, key, has_positive):
 
 
 def load(folder, manifest):
-    """Size of a line's square, its regions to ignore, and its constants of ratio scoring."""
+    """Rules of a line, and the constants of its ratio scoring."""
     rules = Rules.load(folder, manifest)
-    part = rules.part_of(STAGE, manifest)
-    return manifest.size, rules.ignored, RatioSettings.model_validate(part.options)
+    return rules, RatioSettings.model_validate(rules.part_of(STAGE, manifest).options)
 
 
 class TritonPythonModel:
@@ -72,7 +86,7 @@ class TritonPythonModel:
 
     async def score_line(self, key, rows, requests, responses):
         try:
-            size, ignored, settings = self.shelf.get(key)
+            rules, settings = self.shelf.get(key)
             embeddings = [triton.array(requests[i], "EMBEDDING") for i in rows]
             answers = await ask_both(np.concatenate(embeddings), key, settings.has_positive)
         except (BankError, FlawlineError) as error:
@@ -82,11 +96,11 @@ class TritonPythonModel:
         pairs = iter(list(zip(*answers, strict=True)))
         for i in rows:
             mine = [next(pairs) for _ in triton.array(requests[i], "GEOMETRY")]
-            responses[i] = self.score_pictures(requests[i], mine, size, ignored, settings)
+            responses[i] = self.score_pictures(requests[i], mine, rules, settings)
 
-    def score_pictures(self, request, answers, size, ignored, settings):
+    def score_pictures(self, request, answers, rules, settings):
         try:
-            geometries = triton.geometries(request, size, ignored)
+            geometries = triton.geometries(request, rules)
             found = [
                 find_ratio(*answer, geometry, settings)
                 for answer, geometry in zip(answers, geometries, strict=True)

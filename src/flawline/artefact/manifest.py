@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.finding import Role
+from flawline.scoring.windows import WindowSettings
 
 FILE = "manifest.json"
 FORMAT = 3
@@ -120,7 +121,7 @@ class TrainingFacts(_Frozen):
 
 
 class TensorFacts(_Frozen):
-    """An output of a line's graph; `dims` leave out the batch."""
+    """An output of a line's graph for one square or window; `dims` leave out the batch."""
 
     name: str
     dtype: Literal["FP32", "INT32"] = "FP32"
@@ -204,7 +205,8 @@ class Manifest(_Frozen):
         flawline: version of Flawline that built it.
         recipe: all settings of the build.
         seed: seed of every random choice.
-        size: side of the model square in pixels.
+        size: side of the model square, or of each window, in pixels.
+        windows: how pictures are cut into windows; None brings each whole into one square.
         fused: whether the line is also published as one model.
         data: pictures it was built from.
         teacher: description of the teacher; see flawline.teachers.Teacher.description.
@@ -232,6 +234,7 @@ class Manifest(_Frozen):
     recipe: dict[str, Any]
     seed: int
     size: int
+    windows: WindowSettings | None = None
     fused: bool
     data: DataFacts
     teacher: dict[str, Any]

@@ -13,6 +13,7 @@ from flawline.artefact.manifest import Manifest, checked
 from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.calibration import Calibration
 from flawline.scoring.ignored import Ignored, read_mask
+from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings, PartSettings
 
 SETTINGS = "settings.json"
@@ -77,6 +78,10 @@ class Rules:
         if IGNORED in manifest.files:
             ignored = Ignored.of(read_mask(checked(folder, manifest, IGNORED)), manifest.size)
         return cls(settings, calibration, ignored)
+
+    def place(self, width: int, height: int) -> Geometry:
+        """Say where a picture lies in the model's plane; see LineSettings.place."""
+        return self.settings.place(width, height, self.ignored)
 
     def part_of(self, stage: str, manifest: Manifest) -> PartSettings:
         """Settings of the part whose outputs go through a shared stage.

@@ -16,6 +16,7 @@ from flawline.scoring.picture import Geometry, Pixels, letterbox
 from flawline.scoring.ratio import RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
 from flawline.scoring.verdict import Verdict, judge
+from flawline.scoring.windows import frame, run_windows
 from flawline.targets import TARGETS
 
 NEGATIVE = "bank_negative.safetensors"
@@ -104,25 +105,34 @@ class ServedLine:
         ]
 
     def check(self, pixels: Pixels) -> None:
-        """Raise PictureError for a picture UINT8 [H, W, 3] of another shape than the line's regions to ignore."""
-        if self.rules.ignored is not None:
-            self.rules.ignored.check(pixels.shape[1], pixels.shape[0])
+        """Raise PictureError for a picture UINT8 [H, W, 3] that this line cannot place.
+
+        It has another shape than the line's regions to ignore, or too many pixels for its windows.
+        """
+        self.rules.place(pixels.shape[1], pixels.shape[0])
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph.
+        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph, or one by one by their windows.
 
         Raises:
-            PictureError: one has another shape than the line's mask of regions to ignore.
+            PictureError: see `check`.
 
         """
-        ignored = self.rules.ignored
+        if self.rules.settings.windows is not None:
+            return [self._judge_windows(pixels) for pixels in pictures]
         squares, geometries = zip(
-            *(letterbox(pixels, self.size, ignored) for pixels in pictures), strict=True
+            *(letterbox(pixels, self.size, self.rules.ignored) for pixels in pictures), strict=True
         )
         outputs = self.graph.run(np.stack(squares))
-        return [self._judge(outputs, number, geometry) for number, geometry in enumerate(geometries)]
+        return [
+            self._judge({name: values[number] for name, values in outputs.items()}, geometry)
+            for number, geometry in enumerate(geometries)
+        ]
 
-    def _judge(self, outputs: Arrays, number: int, geometry: Geometry) -> Verdict:
-        arrays = {name: values[number] for name, values in outputs.items()}
+    def _judge_windows(self, pixels: Pixels) -> Verdict:
+        plane, geometry = frame(pixels, self.size, self.rules.settings.windows)
+        return self._judge(run_windows(self.graph.run, plane, geometry), geometry)
+
+    def _judge(self, arrays: Arrays, geometry: Geometry) -> Verdict:
         findings = [finder.find(arrays, geometry) for finder in self._finders]
         return judge(findings, geometry, self.rules.settings, self.rules.calibration.scores)

@@ -12,30 +12,59 @@ from numpy.typing import NDArray
 
 from flawline.data.sample import Sample
 from flawline.errors import DataError, PictureError
+from flawline.progress import track
 from flawline.scoring.ignored import Ignored, filled
 from flawline.scoring.picture import Geometry, Pixels, letterbox
+from flawline.scoring.windows import WindowSettings, frame
 
 KEEP_BYTES = 2 << 30
 """Most memory for squares that are kept; those beyond it are read again when they are asked for again."""
+PIECES_BYTES = 1 << 30
+"""Most memory for windows that are learnt from."""
 
 
 @dataclass(frozen=True)
 class Square:
-    """A picture in the model square: `pixels` UINT8 [S, S, 3] and where the picture lies in it."""
+    """A picture in the model square: `pixels` UINT8 [S, S, 3] and where the picture lies in it.
+
+    With windows the pixels are the plane that they cover, UINT8 [rows, columns, 3].
+    """
 
     pixels: Pixels
     geometry: Geometry
 
     @classmethod
-    def of(cls, pixels: Pixels, size: int, ignored: Ignored | None = None) -> "Square":
-        """Letterbox UINT8 [H, W, 3], and fill what is ignored. Raises PictureError where its shape is another."""
+    def of(
+        cls,
+        pixels: Pixels,
+        size: int,
+        ignored: Ignored | None = None,
+        windows: WindowSettings | None = None,
+    ) -> "Square":
+        """Letterbox UINT8 [H, W, 3], and fill what is ignored; or lay windows over it.
+
+        Raises:
+            PictureError: its shape is another than that of `ignored`, or it is too large for `windows`.
+
+        """
+        if ignored is None:
+            return cls(*frame(pixels, size, windows))
         square, geometry = letterbox(pixels, size, ignored)
-        return cls(square if ignored is None else filled(square, ignored.square), geometry)
+        return cls(filled(square, ignored.square), geometry)
 
     @property
     def extent(self) -> tuple[int, int]:
         """Height and width in pixels of the picture within the square."""
         return self.geometry.inner_height, self.geometry.inner_width
+
+    def piece(self, top: int, left: int) -> "Square":
+        """Cut out the window that begins there, as a square of its own that needs no windows."""
+        size = self.geometry.size
+        height, width = (
+            min(size, whole - start) for whole, start in zip(self.extent, (top, left), strict=True)
+        )
+        pixels = self.pixels[top : top + size, left : left + size].copy()
+        return Square(pixels, Geometry(width, height, width, height, size))
 
 
 class Squares(Sequence[Square]):
@@ -43,8 +72,9 @@ class Squares(Sequence[Square]):
 
     Args:
         samples: pictures on disk.
-        size: side of the square in pixels.
+        size: side of the square, or of a window, in pixels.
         ignored: regions of the pictures that are filled, and left out of their geometries.
+        windows: how pictures are cut into windows; such pictures are large, and only their geometry is kept.
         keep_bytes: most memory for the squares that are kept.
 
     """
@@ -55,17 +85,55 @@ class Squares(Sequence[Square]):
         size: int,
         ignored: Ignored | None = None,
         *,
+        windows: WindowSettings | None = None,
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
-        self.samples, self.size, self.ignored = tuple(samples), size, ignored
-        self._most = keep_bytes // (3 * size * size)
+        self.samples, self.size, self.ignored, self.windows = tuple(samples), size, ignored, windows
+        self._most = keep_bytes // (3 * size * size) if windows is None else 0
         self._kept: dict[Sample, Square] = {}
+        self._geometries: dict[Sample, Geometry] = {}
 
     def chosen(self, rows: Iterable[int]) -> "Squares":
         """Return some of them, in the order of `rows`; what either reads is kept for both."""
         part = copy.copy(self)
         part.samples = tuple(self.samples[row] for row in rows)
         return part
+
+    def geometry(self, row: int) -> Geometry:
+        """Say where a picture lies in its square, without reading it a second time."""
+        return self._geometries.get(self.samples[row]) or self[row].geometry
+
+    def pieces(self, most: int, seed: int) -> tuple[list[Square], list[Sample]]:
+        """Draw squares to learn from, by chance, and the sample that each of them shows.
+
+        Without windows a square is a whole picture. With windows it is one of them, and each picture gives as many.
+
+        Args:
+            most: most squares; of windows also no more than PIECES_BYTES hold.
+            seed: seed of the draw.
+
+        Returns:
+            Squares without windows, in an order of chance, and their samples.
+
+        """
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(len(self)).tolist()
+        if self.windows is None:
+            chosen = order[:most]
+            return [self[row] for row in track(chosen, "reading normals")], [
+                self.samples[row] for row in chosen
+            ]
+        most = max(1, min(most, PIECES_BYTES // (3 * self.size**2)))
+        drawn: list[tuple[Square, Sample]] = []
+        for row in track(order[:most], "reading normals"):
+            square = self[row]
+            layout = square.geometry.layout
+            starts = [] if layout is None else [(top, left) for top in layout.tops for left in layout.lefts]
+            count = min(len(starts), max(1, most // len(order)))
+            places = rng.choice(len(starts), count, replace=False).tolist()
+            drawn.extend((square.piece(*starts[place]), self.samples[row]) for place in places)
+        mixed = [drawn[place] for place in rng.permutation(len(drawn))]
+        return [square for square, _ in mixed], [sample for _, sample in mixed]
 
     @overload
     def __getitem__(self, index: int) -> Square: ...
@@ -89,10 +157,11 @@ class Squares(Sequence[Square]):
         if sample in self._kept:
             return self._kept[sample]
         try:
-            square = Square.of(sample.read_image(), self.size, self.ignored)
+            square = Square.of(sample.read_image(), self.size, self.ignored, self.windows)
         except PictureError as error:
             msg = f"{sample.image}: {error}"
             raise DataError(msg) from error
+        self._geometries[sample] = square.geometry
         if len(self._kept) < self._most:
             self._kept[sample] = square
         return square
@@ -123,6 +192,6 @@ def cover(mask: NDArray[np.bool_], geometry: Geometry, grid: tuple[int, int]) ->
     inner = cv2.resize(
         mask.astype(np.float32), (geometry.inner_width, geometry.inner_height), interpolation=cv2.INTER_AREA
     )
-    square = np.zeros((geometry.size, geometry.size), dtype=np.float32)
+    square = np.zeros(geometry.plane, dtype=np.float32)
     square[: geometry.inner_height, : geometry.inner_width] = inner
     return np.asarray(cv2.resize(square, grid[::-1], interpolation=cv2.INTER_AREA), dtype=np.float32)

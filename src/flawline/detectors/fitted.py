@@ -82,6 +82,11 @@ class FittedLine:
         return self.rules.calibration
 
     @property
+    def batch(self) -> int:
+        """Number of pictures to look at together; those in windows are a batch of their own."""
+        return BATCH if self.settings.windows is None else 1
+
+    @property
     def statements(self) -> dict[str, str]:
         """What a report says of its parts, in words, by heading."""
         return {heading: text for part in self.model.parts for heading, text in part.statements.items()}
@@ -93,7 +98,10 @@ class FittedLine:
             PictureError: one has another shape than the line's mask of regions to ignore.
 
         """
-        squares = [Square.of(pixels, self.settings.size, self.rules.ignored) for pixels in pictures]
+        settings = self.settings
+        squares = [
+            Square.of(pixels, settings.size, self.rules.ignored, settings.windows) for pixels in pictures
+        ]
         return [
             judge(findings, square.geometry, self.settings, self.calibration.scores)
             for square, findings in zip(squares, self.model.find(squares), strict=True)
@@ -133,7 +141,7 @@ class FittedLine:
         return replace(self, rules=replace(rules, ignored=self.rules.ignored))
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the graph's outputs by name, without the batch."""
+        """Shapes of the graph's outputs for one square or window by name, without the batch."""
         size = self.settings.size
         with torch.inference_mode():
             blank = torch.zeros((1, size, size, 3), dtype=torch.uint8, device=self.model.teacher.mean.device)

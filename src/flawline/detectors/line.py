@@ -4,12 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawline.data.squares import Square
 from flawline.detectors.part import Part
 from flawline.scoring.finding import Finding
 from flawline.scoring.ignored import Ignored
+from flawline.scoring.picture import Pixels
+from flawline.scoring.windows import run_windows
 from flawline.teachers import Teacher
 
 
@@ -68,7 +71,9 @@ class Line(nn.Module):
 
     @torch.inference_mode()
     def find(self, squares: Sequence[Square]) -> list[list[Finding]]:
-        """What each part finds on each square, in eager torch."""
+        """What each part finds on each square, in eager torch; all squares are of one line."""
+        if squares[0].geometry.layout is not None:
+            return [self._find_by_windows(square) for square in squares]
         pictures = torch.from_numpy(np.stack([square.pixels for square in squares]))
         given = dict(zip(self.outputs, self(pictures.to(self.teacher.mean.device)), strict=True))
         return [
@@ -77,6 +82,18 @@ class Line(nn.Module):
                 for part in self.parts
             ]
             for row, square in enumerate(squares)
+        ]
+
+    def _find_by_windows(self, square: Square) -> list[Finding]:
+        def run(pictures: Pixels) -> dict[str, NDArray[np.generic]]:
+            given = self(torch.from_numpy(pictures).to(device))
+            return {name: made.cpu().numpy() for name, made in zip(self.outputs, given, strict=True)}
+
+        device = self.teacher.mean.device
+        whole = run_windows(run, square.pixels, square.geometry)
+        stitched = {name: torch.from_numpy(values).to(device) for name, values in whole.items()}
+        return [
+            part.find({name: stitched[name] for name in part.outputs}, square.geometry) for part in self.parts
         ]
 
     def moved(self, device: str | torch.device) -> "Line":

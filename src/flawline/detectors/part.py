@@ -21,6 +21,7 @@ from flawline.scoring.finding import ROLES, Finding, Role
 from flawline.scoring.ignored import Ignored
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.settings import PartSettings
+from flawline.scoring.windows import WindowSettings
 from flawline.synthesis import Material, MethodConfig, Sources, Synthesizer
 from flawline.teachers import Teacher, default_layers
 from flawline.training import Budget
@@ -55,12 +56,13 @@ class Context:
             of their geometries.
         defects: labelled defect pictures that it may learn from.
         data: name of the data set, for messages.
-        size: side of the model square in pixels.
+        size: side of the model square, or of each window, in pixels.
         seed: seed of every random choice.
         synthesis: method that makes synthetic defects where the part's settings name none.
         budget: time for what the part trains: ask for a share before each training, and spend it after.
         checkpoint: folder for the state of trainings; None keeps none.
         identity: what made teacher and squares, as JSON values, to tell checkpoints apart.
+        windows: how pictures are cut into windows of `size`; None brings each whole into one square.
 
     """
 
@@ -75,6 +77,7 @@ class Context:
     checkpoint: Path | None
     identity: Mapping[str, Any]
     budget: Budget
+    windows: WindowSettings | None = None
 
     def synthesizer(
         self,
@@ -219,6 +222,7 @@ class Part(ABC):
         *,
         size: int,
         ignored: Ignored | None = None,
+        windows: WindowSettings | None = None,
     ) -> Self | None:
         """Return the part with what more pictures add, without fitting; None where that cannot be done.
 
@@ -226,11 +230,12 @@ class Part(ABC):
             teacher: teacher of the line.
             normals: good pictures.
             defects: defect pictures with masks.
-            size: side of the model square in pixels.
+            size: side of the model square, or of each window, in pixels.
             ignored: regions of the pictures that are not learnt.
+            windows: how pictures are cut into windows; None brings each whole into one square.
 
         """
-        del teacher, normals, defects, size, ignored
+        del teacher, normals, defects, size, ignored, windows
         return None
 
     def to(self, device: torch.device) -> None:

@@ -83,7 +83,8 @@ def calibrate_line(
         good = sum(not sample.is_defect for sample in dataset.samples)
         if len(normals) < good:
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
-        squares = Squares(normals, fitted.settings.size, fitted.rules.ignored)
+        settings = fitted.settings
+        squares = Squares(normals, settings.size, fitted.rules.ignored, windows=settings.windows)
         found = find_all(fitted.model, squares, "calibrating")
         items = [sample.group for sample in normals]
         new = fitted.calibrated(found, false_alarm=asked, method="split", look_again=second, items=items)
@@ -146,12 +147,13 @@ def teach_line(
         raise RecipeError(msg)
 
     def change(fitted: FittedLine) -> FittedLine:
-        teacher, size = fitted.model.teacher, fitted.settings.size
+        teacher, size, windows = fitted.model.teacher, fitted.settings.size, fitted.settings.windows
         ignored = fitted.rules.ignored
         if ignored is not None:
             check_sizes((*normals, *defects), ignored, f"line '{line}'")
         taught = [
-            part.taught(teacher, normals, defects, size=size, ignored=ignored) for part in fitted.model.parts
+            part.taught(teacher, normals, defects, size=size, ignored=ignored, windows=windows)
+            for part in fitted.model.parts
         ]
         if not any(taught):
             msg = f"no part of line '{line}' can be taught more pictures without fitting; build it again"

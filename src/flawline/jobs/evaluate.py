@@ -16,8 +16,6 @@ from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, pea
 from flawline.report.page import write_report
 from flawline.report.scores import Group, check_scores_file, write_scores
 
-BATCH = 8
-
 
 @dataclass(frozen=True)
 class Run:
@@ -145,8 +143,8 @@ def evaluate(fitted: FittedLine, samples: Sequence[Sample]) -> Evaluation:
 
     """
     evaluation = Evaluation.of(fitted.rules, fitted.seed)
-    for start in track(range(0, len(samples), BATCH), f"scoring, seed {fitted.seed}"):
-        batch = samples[start : start + BATCH]
+    for start in track(range(0, len(samples), fitted.batch), f"scoring, seed {fitted.seed}"):
+        batch = samples[start : start + fitted.batch]
         verdicts = fitted.inspect([sample.read_image() for sample in batch])
         for sample, verdict in zip(batch, verdicts, strict=True):
             evaluation.add(sample, verdict)

@@ -1,6 +1,7 @@
 """Fit a line to a data set and calibrate it: what `build` publishes and `evaluate` measures."""
 
 import hashlib
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +18,13 @@ from flawline.data.squares import Squares, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
-from flawline.errors import DataError, RecipeError
+from flawline.errors import DataError, PictureError, RecipeError
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
+from flawline.scoring.ignored import Ignored
 from flawline.scoring.settings import PEAK_SHARE, LineSettings
+from flawline.scoring.windows import WindowSettings
 from flawline.teachers import Teacher, default_layers, load_teacher, settle
 from flawline.teachers.adapt import adapt
 from flawline.training import Budget
@@ -78,11 +81,12 @@ def fit(
     check_weights(kinds, recipe)
     recipe = settled(recipe)
     chosen_device = pick_device(device)
+    check_windows(kinds, recipe)
     teacher, wanted = load_shared_teacher(kinds, recipe)
+    squares = normals_of(dataset, recipe, teacher, ignored)
     # TF32 would calibrate the line by other scores than it will serve.
     torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(chosen_device)
-    squares = Squares(dataset.train_normals, recipe.size, ignored)
     kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
     time_left = Budget(budget, trainings_of(kinds, recipe))
     teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
@@ -97,7 +101,7 @@ def fit(
     if method == "split":
         found = find_all(line, calibrating, "calibrating")
     else:
-        geometries = [square.geometry for square in calibrating]
+        geometries = [squares.geometry(row) for fold in held_out for row in fold.tolist()]
         by_part = [part.cross(held_out) for part in parts]
         found = [(list(each), geometry) for *each, geometry in zip(*by_part, geometries, strict=True)]
     for part in parts:
@@ -108,7 +112,7 @@ def fit(
         recipe=_spelt_out(recipe, kinds).model_dump(mode="json"),
         seed=seed,
         model=line,
-        rules=Rules(_settings(recipe, parts), blank, ignored),
+        rules=Rules(_settings(recipe, parts, squares.windows), blank, ignored),
         data=DataFacts(
             name=dataset.name,
             fingerprint=dataset.fingerprint(),
@@ -154,7 +158,65 @@ def load_shared_teacher(kinds: Sequence[type[Part]], recipe: Recipe) -> tuple[Te
     wanted = [kind.layers(recipe.part(kind.name), recipe.teacher) for kind in kinds]
     adapted = default_layers(recipe.teacher) if recipe.adapt.steps else ()
     layers = tuple(sorted({*adapted, *(layer for each in wanted for layer in each)}))
-    return load_teacher(recipe.teacher, layers=layers, even_exposure=recipe.even_exposure), wanted
+    # The exposure of windows is that of their whole picture, and evened before it is cut.
+    even = recipe.even_exposure and recipe.windows is None
+    return load_teacher(recipe.teacher, layers=layers, even_exposure=even), wanted
+
+
+def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Ignored | None = None) -> Squares:
+    """Good training pictures as the model will see them.
+
+    Args:
+        dataset: its normal training pictures.
+        recipe: its size and windows.
+        teacher: teacher on the CPU, whose grids must meet where windows begin.
+        ignored: regions of the pictures that are not learnt; None with windows.
+
+    Raises:
+        DataError: a picture cannot be read or has too many pixels, or all are smaller than a window.
+        RecipeError: windows of this size cannot overlap on the teacher's grids.
+
+    """
+    if recipe.windows is None:
+        return Squares(dataset.train_normals, recipe.size, ignored)
+    size, scale = recipe.size, recipe.windows.scale
+    width, height = max((sample.read_size() for sample in dataset.train_normals), key=max)
+    if round(max(width, height) * scale) < size:
+        msg = (
+            f"the largest normal picture of {dataset.name} has {width}x{height} pixels and is smaller than one "
+            f"window of {size} at scale {scale:g}; leave windows out, or give a smaller --size"
+        )
+        raise DataError(msg)
+    with torch.inference_mode():
+        maps = teacher(torch.zeros((1, size, size, 3), dtype=torch.uint8))
+    sides = {side for each in maps for side in each.shape[2:]}
+    align = math.lcm(*(size // math.gcd(size, side) for side in sides))
+    step = max(1, (size - recipe.windows.overlap_of(size)) // align) * align
+    if step == size:
+        msg = (
+            f"teacher {recipe.teacher} gives {' or '.join(map(str, sorted(sides)))} patches along a window of "
+            f"{size} pixels, and windows that overlap would not meet on them; give another --size"
+        )
+        raise RecipeError(msg)
+    windows = WindowSettings(scale=scale, step=step, align=align, even_exposure=recipe.even_exposure)
+    for sample in dataset.samples:
+        try:
+            windows.place(*sample.read_size(), size)
+        except PictureError as error:
+            msg = f"{sample.image}: {error}"
+            raise DataError(msg) from error
+    return Squares(dataset.train_normals, size, windows=windows)
+
+
+def check_windows(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
+    """Raise RecipeError where the recipe has windows and a part gives something else than grids to stitch."""
+    for kind in kinds:
+        if recipe.windows is not None and kind.stage is None and set(kind.gives) != {"map"}:
+            msg = (
+                f"{kind.name} gives {' and '.join(kind.gives)} of a whole square, which cannot be stitched from "
+                "windows; leave windows out of the recipe"
+            )
+            raise RecipeError(msg)
 
 
 def positions(kind: type[Part], layers: Sequence[int], teacher: Teacher) -> tuple[int, ...]:
@@ -185,6 +247,7 @@ def context_of(
         defects=dataset.train_defects,
         data=dataset.name,
         size=recipe.size,
+        windows=normals.windows,
         seed=seed,
         synthesis=recipe.synthesis,
         checkpoint=checkpoint,
@@ -224,14 +287,13 @@ def adapt_teacher(
     """
     if not recipe.adapt.steps:
         return teacher
-    order = np.random.default_rng(seed).permutation(len(normals))[:MAX_ADAPTED].tolist()
-    chosen = [normals[row] for row in track(order, "reading normals")]
+    chosen, samples = normals.pieces(MAX_ADAPTED, seed)
     with bar() as progress:
         task = progress.add_task("adapting the teacher to the line", total=1.0)
         adapted, training = adapt(
             teacher,
             [square.pixels for square in chosen],
-            [normals.samples[row].group for row in order],
+            [sample.group for sample in samples],
             recipe.adapt,
             seed=seed,
             budget=budget.share(),
@@ -249,7 +311,8 @@ def adapt_teacher(
 
 def _identity(teacher: Teacher, recipe: Recipe, seed: int, normals: Squares) -> dict[str, object]:
     """What made teacher and squares, as JSON values: checkpoints of another are refused."""
-    made = recipe.model_dump(mode="json", include={"adapt", "size", "even_exposure"})
+    named = {"adapt", "size", "even_exposure"} | ({"windows"} if recipe.windows is not None else set())
+    made = recipe.model_dump(mode="json", include=named)
     if normals.ignored is not None:
         made["ignored"] = hashlib.sha256(normals.ignored.mask.tobytes()).hexdigest()
     return {**made, "teacher": teacher.fingerprint, "seed": seed}
@@ -278,8 +341,9 @@ def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
 def find_all(line: Line, squares: Squares, description: str) -> list[Found]:
     """What each part finds on each picture, without the pictures: small enough to keep for hundreds."""
     found = []
-    for start in track(range(0, len(squares), BATCH), description):
-        batch = squares[start : start + BATCH]
+    most = BATCH if squares.windows is None else 1
+    for start in track(range(0, len(squares), most), description):
+        batch = squares[start : start + most]
         geometries = [square.geometry for square in batch]
         found += list(zip(line.find(batch), geometries, strict=True))
     return found
@@ -292,7 +356,7 @@ def _spelt_out(recipe: Recipe, kinds: Sequence[type[Part]]) -> Recipe:
     )
 
 
-def _settings(recipe: Recipe, parts: Sequence[Part]) -> LineSettings:
+def _settings(recipe: Recipe, parts: Sequence[Part], windows: WindowSettings | None) -> LineSettings:
     """The line's constants before calibration."""
     return LineSettings(
         size=recipe.size,
@@ -302,6 +366,7 @@ def _settings(recipe: Recipe, parts: Sequence[Part]) -> LineSettings:
         peak_share=PEAK_SHARE,
         fusion=recipe.fusion,
         parts=tuple(part.settings() for part in parts),
+        windows=windows,
     )
 
 

@@ -8,14 +8,15 @@ from numpy.typing import NDArray
 
 from flawline.data import Dataset
 from flawline.data.ignore import read_ignored
-from flawline.data.squares import Squares
 from flawline.detectors.part import parse_detector
 from flawline.errors import FlawlineError, RecipeError
 from flawline.jobs.fit import (
     check_normals,
+    check_windows,
     context_of,
     kept_apart,
     load_shared_teacher,
+    normals_of,
     pick_device,
     settled,
 )
@@ -38,8 +39,9 @@ def preview(
 ) -> Path:
     """Write the first defects that a build of `detector` with this recipe and seed learns from.
 
-    Students learn from crops of the model square, memory banks from whole pictures; they are shown as they are
-    learnt from, in that scale. What a diffusion model needs is trained first and kept in `out`.
+    Students learn from crops of the model square, memory banks from whole pictures, or from windows of them; they
+    are shown as they are learnt from, in that scale. What a diffusion model needs is trained first and kept in
+    `out`.
 
     Args:
         detector: one name of flawline.detectors.part.PARTS.
@@ -69,8 +71,9 @@ def preview(
     check_normals(dataset, recipe.false_alarm)
     recipe = settled(recipe)
     ignored = read_ignored(recipe.ignore, dataset, recipe.size)
+    check_windows(kinds, recipe)
     teacher, (layers,) = load_shared_teacher(kinds, recipe)
-    kept = kept_apart(Squares(dataset.train_normals, recipe.size, ignored), kinds, recipe, seed)[0]
+    kept = kept_apart(normals_of(dataset, recipe, teacher, ignored), kinds, recipe, seed)[0]
     context = context_of(
         kind,
         layers,

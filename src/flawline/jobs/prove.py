@@ -43,9 +43,10 @@ IOU_LIMIT = 0.95
 Boxes of a mask are whole pixels and meet their counterparts exactly; those that a network regresses move by
 hundredths of a pixel, which takes at most a few hundredths from the smallest box.
 """
-BATCH = 8
 CONCURRENCY = 4
-"""Pictures in one run of the graph, and requests that wait for the server together."""
+"""Requests that wait for the server together; large pictures are asked for one by one."""
+TIMEOUT_S, LARGE_TIMEOUT_S = 60.0, 600.0
+"""Seconds that the server may take for a picture, and for one in windows."""
 
 Floats = NDArray[np.float32]
 
@@ -62,8 +63,8 @@ class Answer:
         score: raw score of the picture.
         verdict: the decision, as tensor VERDICT.
         is_defect: whether the picture is called defective, as tensor IS_DEFECT.
-        anomaly_map: FP32 [S, S], 1.0 at the pixel threshold.
-        mask: UINT8 [S, S], 1 where the pixel is called defective.
+        anomaly_map: FP32 [S, S], or as it travels from a line with windows; 1.0 at the pixel threshold.
+        mask: UINT8 of the same shape, 1 where the pixel is called defective.
         boxes: FP32 [n, 6], n <= MAX_BOXES: x1, y1, x2, y2 in pixels of the picture, strength, class.
 
     """
@@ -127,10 +128,12 @@ class Comparison:
         self._map_difference = max(self._map_difference, difference)
         self._unexplained += unexplained_pixels(reference, answer, self._peak_share)
         self._pixels += answer.mask.size
+        always = self._peak_share is not None and answer.verdict != Decision.PASS
         if self._min_area is None:
             boxes = compare_boxes(expected.boxes, answer.boxes)
+        elif reference.plane is not None:
+            boxes = compare_large(reference, answer.boxes, self._min_area, always=always)
         else:
-            always = self._peak_share is not None and answer.verdict != Decision.PASS
             boxes = compare_regions(reference, answer, self._min_area, always=always)
         self._lost += boxes.lost
         self._min_iou = min(self._min_iou, boxes.min_iou)
@@ -222,6 +225,45 @@ def compare_regions(
     pairs, left, more = _match(regions, answer.boxes)
     lost = [box for box in left if not _cut_off(box, answer.boxes)]
     return BoxDifference(len(lost) + len(more), min(pairs, default=math.inf))
+
+
+def compare_large(
+    reference: Verdict, served: Floats, min_area: int, *, always: bool = False
+) -> BoxDifference:
+    """Compare served boxes of a large picture with the regions of the reference map, in all its pixels.
+
+    The served mask is reduced, and does not say what its boxes were made from. So every box must lie within a
+    region of the map from just below the threshold, and every region from just above it within a box as strong.
+
+    Args:
+        reference: verdict of eager torch, with the map of the whole plane.
+        served: FP32 [n, 6], boxes of the path.
+        min_area: fewest pixels of a region that has a box.
+        always: whether one box stands, as strong as the largest pixel, even where no region has one.
+
+    """
+    full = reference.full_map
+    slack = MAP_LIMIT * _scale(full)
+    wide, narrow = (
+        regions_of(full, (full >= limit).astype(np.uint8), reference.geometry, area)
+        for limit, area in ((1 - slack, 1), (1 + slack, min_area))
+    )
+    if always and not len(narrow) and len(served) == 1:
+        top = float(full.max())
+        return BoxDifference(int(abs(served[0, 4] - top) > 2 * MAP_LIMIT * max(top, 1.0)), math.inf)
+    more = [box for box in served if not _within(box[None], wide, box[4:5]).any()]
+    left = [
+        box for box in narrow if not _within(box[None], served, box[4:5]).any() and not _cut_off(box, served)
+    ]
+    return BoxDifference(len(left) + len(more), math.inf)
+
+
+def _within(inner: Floats, outer: Floats, strength: Floats) -> NDArray[np.bool_]:
+    """Which of the boxes `outer` [n, 6] hold the box `inner` [1, 6] and are not weaker than `strength` [1]."""
+    corners = np.all(outer[:, :2] <= inner[:, :2] + 0.01, axis=1) & np.all(
+        outer[:, 2:4] >= inner[:, 2:4] - 0.01, axis=1
+    )
+    return corners & (outer[:, 4] >= strength - MAP_LIMIT * _scale(np.append(outer[:, 4], strength))[-1])
 
 
 def compare_boxes(reference: Floats, served: Floats) -> BoxDifference:
@@ -379,8 +421,10 @@ def prove(
     regions = all("boxes" not in part.gives for part in fitted.settings.parts)
     min_area = fitted.settings.min_area if regions else None
     comparisons = {path: Comparison(path, min_area, fitted.settings.peak_share) for path in paths}
-    with _serving(repository) as client:
-        batches = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+    large = fitted.settings.windows is not None
+    timeout, concurrency = (LARGE_TIMEOUT_S, 1) if large else (TIMEOUT_S, CONCURRENCY)
+    with _serving(repository, timeout) as client:
+        batches = [samples[start : start + fitted.batch] for start in range(0, len(samples), fitted.batch)]
         for batch in track(batches, "comparing eager and served"):
             pictures = [sample.read_image() for sample in batch]
             reference = fitted.inspect(pictures)
@@ -391,25 +435,27 @@ def prove(
                 _add(comparisons[path], reference, answers)
             for path, model in doors:
                 sent = pictures if path == "ensemble pixels" else [sample.image for sample in batch]
-                _add(comparisons[path], reference, _ask(client, model, sent))
+                _add(comparisons[path], reference, _ask(client, model, sent, concurrency))
     return evaluation, [comparison.facts() for comparison in comparisons.values()]
 
 
 @contextmanager
-def _serving(repository: Path) -> Iterator[InspectionClient]:
+def _serving(repository: Path, timeout: float) -> Iterator[InspectionClient]:
     """Serve a repository with all its models while the block runs."""
     with TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as server:
         if unready := server.unready_models():
             reasons = "; ".join(f"{name}: {reason}" for name, reason in unready.items())
             msg = f"the server does not load all models of the new version ({reasons}); nothing was published"
             raise FlawlineError(msg)
-        with InspectionClient(server.grpc_url, timeout=60) as client:
+        with InspectionClient(server.grpc_url, timeout=timeout) as client:
             yield client
 
 
-def _ask(client: InspectionClient, model: str, pictures: Sequence[Path] | Sequence[Pixels]) -> list[Answer]:
+def _ask(
+    client: InspectionClient, model: str, pictures: Sequence[Path] | Sequence[Pixels], concurrency: int
+) -> list[Answer]:
     answers = []
-    for result in client.inspect_many(model, pictures, concurrency=CONCURRENCY):
+    for result in client.inspect_many(model, pictures, concurrency=concurrency):
         if not isinstance(result, Inspection):
             raise DataError(str(result)) from result
         answers.append(Answer.of(result))

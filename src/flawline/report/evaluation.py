@@ -203,13 +203,13 @@ class Evaluation:
             DataError: the picture or its mask cannot be read.
 
         """
-        if not (np.isfinite(verdict.score) and np.isfinite(verdict.anomaly_map).all()):
+        if not (np.isfinite(verdict.score) and np.isfinite(verdict.full_map).all()):
             msg = f"{sample.image}: its scores are not finite; lower the learning rate in the recipe and fit again"
             raise RecipeError(msg)
         truth = _pixel_label(sample, verdict)
         row = PictureRow.of(sample, verdict, truth)
         if truth is not None:
-            full = to_picture(verdict.anomaly_map, verdict.geometry)
+            full = to_picture(verdict.full_map, verdict.geometry)
             self._curves.add(full, truth, _ignored(verdict))
             self._pixel_images += 1
         self.rows.append(row)

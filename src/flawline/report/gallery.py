@@ -12,6 +12,7 @@ from flawline.data.sample import Sample
 from flawline.report.metrics import is_located
 from flawline.scoring.picture import Pixels
 from flawline.scoring.verdict import Decision, Verdict
+from flawline.scoring.windows import reduced
 
 THUMBNAIL_SIDE = 320
 """Pixels of a card's longer side at most; smaller pictures keep their size."""
@@ -84,11 +85,14 @@ class Card:
         size = (max(1, round(geometry.width * scale)), max(1, round(geometry.height * scale)))
         inner = np.s_[: geometry.inner_height, : geometry.inner_width]
         boxes = verdict.boxes[verdict.boxes[:, 4] >= 0, :4]
+        scores = verdict.full_map[inner]
+        if verdict.plane is not None:  # a small peak of a large picture must not fall between pixels
+            scores = reduced(scores, size[0] * size[1])
         return cls(
             row=row,
             picture=np.asarray(cv2.resize(sample.read_image(), size, interpolation=cv2.INTER_AREA), np.uint8),
-            scores=np.asarray(cv2.resize(verdict.anomaly_map[inner], size), np.float32),
-            mask=_shrink_mask(verdict.mask[inner] > 0, size),
+            scores=np.asarray(cv2.resize(scores, size), np.float32),
+            mask=_shrink_mask(verdict.full_map[inner] >= 1.0, size),
             boxes=(boxes * scale).astype(np.float32),
             truth=None if truth is None else _shrink_mask(truth, size),
             ignored=None if geometry.ignored is None else _shrink_mask(geometry.ignored.mask, size),

@@ -98,7 +98,7 @@ def is_located(verdict: Verdict, truth: NDArray[np.bool_]) -> bool:
 
 
 def to_picture(anomaly_map: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
-    """Bring a map [S, S] of the model square to the picture's own pixels [H, W], bilinearly; padding is cut."""
+    """Bring a map of the model's plane to the picture's own pixels [H, W], bilinearly; padding is cut."""
     inner = anomaly_map[: geometry.inner_height, : geometry.inner_width]
     size = (geometry.width, geometry.height)
     return cast(NDArray[np.float32], cv2.resize(inner, size, interpolation=cv2.INTER_LINEAR))

@@ -13,7 +13,7 @@ from flawline.repository.model_config import (
 from flawline.targets.target import Native
 
 MAX_BATCH = 8
-"""Largest batch of every stage; the shared stages' hand-written configurations say the same."""
+"""Largest batch of every stage; the shared stages' hand-written configurations say the same. See `_most`."""
 
 _IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
 _PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
@@ -32,7 +32,12 @@ def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
 
 
 def native_discrepancy(manifest: Manifest, native: Native) -> ModelConfig:
-    """The graph stage for a server with Triton's own backend for it (`--model-config-name=native`)."""
+    """The graph stage for a server with Triton's own backend for it (`--model-config-name=native`).
+
+    No backend cuts pictures into windows: the Python stage runs the graph of such a line everywhere.
+    """
+    if manifest.windows is not None:
+        return _discrepancy(manifest)
     return _discrepancy(manifest).model_copy(
         update={
             "backend": native.backend,
@@ -43,21 +48,37 @@ def native_discrepancy(manifest: Manifest, native: Native) -> ModelConfig:
     )
 
 
-def _found(part: PartFacts) -> tuple[Tensor, ...]:
-    """Outputs that a part adds to the graph."""
+def _found(part: PartFacts, manifest: Manifest) -> tuple[Tensor, ...]:
+    """Outputs that a part adds to the graph. Grids of windows are stitched, and as large as the picture asks."""
+    any_grid = (-1, -1) if manifest.windows is not None else ()
     return tuple(
-        Tensor(name=output.name, dtype=_DTYPES[output.dtype], dims=output.dims) for output in part.outputs
+        Tensor(
+            name=output.name,
+            dtype=_DTYPES[output.dtype],
+            dims=(*any_grid, *output.dims[len(any_grid) :]),
+        )
+        for output in part.outputs
     )
 
 
+def _most(manifest: Manifest) -> int:
+    """Largest batch of the line's own models. A picture in windows is a batch, and memory, of its own."""
+    return MAX_BATCH if manifest.windows is None else 1
+
+
+def _picture(manifest: Manifest) -> str:
+    """Output of `preprocess` that the line's graph takes."""
+    return f"PICTURE_{manifest.size}" if manifest.windows is None else "PICTURE"
+
+
 def _discrepancy(manifest: Manifest) -> ModelConfig:
-    size = manifest.size
+    sides = (manifest.size,) * 2 if manifest.windows is None else (-1, -1)
     return ModelConfig(
         name=names.discrepancy(manifest.line),
         backend="python",
-        max_batch_size=MAX_BATCH,
-        inputs=(Tensor(name="PICTURE", dtype="TYPE_UINT8", dims=(size, size, 3)),),
-        outputs=(*(tensor for part in manifest.parts for tensor in _found(part)), _KEY),
+        max_batch_size=_most(manifest),
+        inputs=(Tensor(name="PICTURE", dtype="TYPE_UINT8", dims=(*sides, 3)),),
+        outputs=(*(tensor for part in manifest.parts for tensor in _found(part, manifest)), _KEY),
         dynamic_batching=DynamicBatching(),
         instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
         versions=(manifest.version,),
@@ -65,14 +86,14 @@ def _discrepancy(manifest: Manifest) -> ModelConfig:
 
 
 def _verdict(manifest: Manifest) -> tuple[Tensor, ...]:
-    size = manifest.size
+    sides = (manifest.size,) * 2 if manifest.windows is None else (-1, -1)
     return (
         Tensor(name="SCORE", dtype="TYPE_FP32", dims=(1,)),
         Tensor(name="P_VALUE", dtype="TYPE_FP32", dims=(1,)),
         Tensor(name="VERDICT", dtype="TYPE_INT32", dims=(1,)),
         Tensor(name="IS_DEFECT", dtype="TYPE_BOOL", dims=(1,)),
-        Tensor(name="ANOMALY_MAP", dtype="TYPE_FP32", dims=(size, size)),
-        Tensor(name="MASK", dtype="TYPE_UINT8", dims=(size, size)),
+        Tensor(name="ANOMALY_MAP", dtype="TYPE_FP32", dims=sides),
+        Tensor(name="MASK", dtype="TYPE_UINT8", dims=sides),
         Tensor(name="BOXES", dtype="TYPE_FP32", dims=(-1, 6)),
     )
 
@@ -85,7 +106,7 @@ def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
         EnsembleStep(
             model="preprocess",
             inputs={door.name: door.name},
-            outputs={f"PICTURE_{manifest.size}": "picture", "GEOMETRY": "geometry"},
+            outputs={_picture(manifest): "picture", "GEOMETRY": "geometry"},
         ),
         EnsembleStep(
             model=names.discrepancy(manifest.line),
@@ -110,7 +131,7 @@ def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
     return ModelConfig(
         name=manifest.line if door is _IMAGE else names.pixels(manifest.line),
         platform="ensemble",
-        max_batch_size=MAX_BATCH,
+        max_batch_size=_most(manifest),
         inputs=(door,),
         outputs=verdict,
         ensemble_steps=tuple(steps),
@@ -128,7 +149,7 @@ def _fused(manifest: Manifest) -> ModelConfig:
     return ModelConfig(
         name=names.fused(manifest.line),
         backend="python",
-        max_batch_size=MAX_BATCH,
+        max_batch_size=_most(manifest),
         inputs=tuple(doors),
         outputs=_verdict(manifest),
         dynamic_batching=DynamicBatching(),

@@ -23,7 +23,8 @@ class Fused:
     """What a part, or all parts of a line together, say of one picture.
 
     Attributes:
-        map: smoothed map FP32 [S, S], zero on padding; None where no part gives one.
+        map: smoothed map FP32 [S, S], or of the plane of the windows, zero on padding; None where no part gives
+            one.
         score: raw score of the picture.
         boxes: FP32 [K, 6] as in Finding, without unused rows; empty where no part gives any.
 
@@ -40,24 +41,28 @@ class Fused:
         return max(pixel, float(self.boxes[:, 4].max())) if len(self.boxes) else pixel
 
 
+SHARED_AREA = 256 * 256
+"""Pixels of a large picture that a top share is taken of: a small defect must speak for it as for a small one."""
+
+
 def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bool = False) -> Floats:
-    """Bring patch scores to the pixels of the model square: bilinear, then a Gaussian; zero where none is judged.
+    """Bring patch scores to the pixels of the model's plane: bilinear, then a Gaussian; zero where none is judged.
 
     The nearest judged patches are continued over padding and ignored regions first, so that these neither lower
     nor raise anything beside them.
 
     Args:
         patch_map: FP32 [rows, columns].
-        geometry: where the picture lies in the square of side S.
+        geometry: where the picture lies in the plane.
         sigma: standard deviation of the Gaussian in pixels.
         eight_bit: whether the map is rounded to 8 bits of its own range in between.
 
     Returns:
-        FP32 [S, S].
+        FP32 of the shape `geometry.plane`: [S, S] without windows.
 
     """
     continued = _continued(patch_map, geometry.patch_mask(*patch_map.shape))
-    full = cv2.resize(continued, (geometry.size, geometry.size), interpolation=cv2.INTER_LINEAR)
+    full = cv2.resize(continued, geometry.plane[::-1], interpolation=cv2.INTER_LINEAR)
     if eight_bit and full.max() > 0:
         step = full.max() / 255
         full = np.rint(full / step).astype(np.float32) * step
@@ -80,10 +85,14 @@ def _continued(patch_map: Floats, valid: NDArray[np.bool_]) -> Floats:
 
 
 def strongest(full: Floats, geometry: Geometry, share: float) -> float:
-    """Mean of the strongest `share` of the judged pixels in a smoothed map FP32 [S, S]; 0 gives the largest."""
+    """Mean of the strongest `share` of the judged pixels in a smoothed map FP32 [S, S]; 0 gives the largest.
+
+    With windows the share is one of SHARED_AREA, however large the picture and its windows are.
+    """
     inside = full[geometry.pixel_mask()]
+    area = inside.size if geometry.layout is None else min(inside.size, SHARED_AREA)
     # In FP32, so that a share means the same number of pixels in every version of a line's settings.
-    count = max(1, round(float(np.float32(share)) * inside.size))
+    count = max(1, round(float(np.float32(share)) * area))
     # Summed in FP64: the order in which `partition` leaves equal sets must not move the score.
     return float(np.partition(inside, inside.size - count)[inside.size - count :].mean(dtype=np.float64))
 

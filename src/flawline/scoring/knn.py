@@ -13,6 +13,9 @@ from flawline.scoring.ratio import Neighbours
 
 Floats = NDArray[np.float32]
 
+_BLOCK = 16_384
+"""Patches searched at once: their neighbours are gathered beside them, several times their size."""
+
 
 class BankIndex:
     """A memory bank ready to be asked: entries FP32 [N, D] and, for each, the rows of its next entries."""
@@ -41,16 +44,21 @@ class BankIndex:
         return int(self.vectors.shape[1])
 
     def search(self, features: Floats) -> Neighbours:
-        """Ask for patches FP32 [..., D]; the answers have the leading shape."""
+        """Ask for patches FP32 [..., D], a block at a time; the answers have the leading shape."""
         shape = features.shape[:-1]
         rows = np.ascontiguousarray(features.reshape(-1, self.dimensions))
+        blocks = [self._search(rows[start : start + _BLOCK]) for start in range(0, max(1, len(rows)), _BLOCK)]
+        distance, alone = (np.concatenate(each) for each in zip(*blocks, strict=True))
+        return Neighbours(distance.reshape(shape), alone.reshape(shape))
+
+    def _search(self, rows: Floats) -> tuple[Floats, Floats]:
+        """Distance and crowding FP32 [P] of patches FP32 [P, D]."""
         nearest = self._index.search(rows, 1)[1][:, 0]
         # Not the distances FAISS gives: for large batches it takes them from differences of large squares.
         distance = np.linalg.norm(rows - self.vectors[nearest], axis=1)
         around = self.vectors[self.neighbours[nearest]]
         further = np.linalg.norm(rows[:, None, :] - around, axis=2)
-        alone = crowding(distance, further, self.dimensions)
-        return Neighbours(distance.reshape(shape), alone.reshape(shape))
+        return distance, crowding(distance, further, self.dimensions)
 
 
 def crowding(distance: Floats, further: Floats, dimensions: int) -> Floats:

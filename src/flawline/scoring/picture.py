@@ -24,6 +24,9 @@ MAX_PIXELS = 64 * 1024 * 1024
 SIZES = (128, 192, 256, 320, 384, 448, 512, 640, 768, 1024)
 """Sides of the model square, in pixels, that the shared `preprocess` stage offers."""
 
+GREY, CONTRAST, LEAST_DEVIATION = 127.5, 32.0, 2.0
+"""Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
+
 Pixels = NDArray[np.uint8]
 
 # check_size decides; set once, since catching warnings is not safe in the threads that decode.
@@ -46,10 +49,28 @@ _SIDEWAYS = range(5, 9)
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Overlapping windows that cover a plane: squares of `side`, one at each of `tops` with each of `lefts`.
+
+    All values are pixels; `tops` and `lefts` ascend from 0.
+    """
+
+    side: int
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns that the windows cover together."""
+        return self.tops[-1] + self.side, self.lefts[-1] + self.side
+
+
+@dataclass(frozen=True)
 class Geometry:
     """Where a picture lies inside the model square: its top left `inner_width` x `inner_height` pixels.
 
-    All numbers are pixels. Only width and height travel between stages, as tensor GEOMETRY; `fit` does the rest.
+    All numbers are pixels. Only width and height travel between stages, as tensor GEOMETRY; `Rules.place`
+    does the rest. A line with windows has a plane of any shape instead of the square; `layout` says where they lie.
     `ignored` are the regions of the line that are neither learned nor judged; None where there are none.
     """
 
@@ -59,6 +80,12 @@ class Geometry:
     inner_height: int
     size: int
     ignored: "Ignored | None" = None
+    layout: Layout | None = None
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of what the model looks at: the square, or the plane of the windows."""
+        return (self.size, self.size) if self.layout is None else self.layout.plane
 
     @classmethod
     def fit(cls, width: int, height: int, size: int, ignored: "Ignored | None" = None) -> "Geometry":
@@ -77,13 +104,14 @@ class Geometry:
         return cls(width, height, max(1, round(width * scale)), max(1, round(height * scale)), size, ignored)
 
     def patch_mask(self, rows: int, columns: int) -> NDArray[np.bool_]:
-        """BOOL [rows, columns]: patches of an even grid over the square whose centre lies on the picture.
+        """BOOL [rows, columns]: patches of an even grid over the plane whose centre lies on the picture.
 
         Patches on the padding, and those of which at least half is ignored, are neither learned nor scored. One
         patch always counts: the first, or that of which least is ignored.
         """
-        inside_rows = (np.arange(rows) + 0.5) * self.size / rows < self.inner_height
-        inside_columns = (np.arange(columns) + 0.5) * self.size / columns < self.inner_width
+        height, width = self.plane
+        inside_rows = (np.arange(rows) + 0.5) * height / rows < self.inner_height
+        inside_columns = (np.arange(columns) + 0.5) * width / columns < self.inner_width
         inside_rows[0] = inside_columns[0] = True
         inside = inside_rows[:, None] & inside_columns[None, :]
         if self.ignored is None:
@@ -93,8 +121,8 @@ class Geometry:
         return hidden < 0.5 if least < 0.5 else hidden == least
 
     def pixel_mask(self) -> NDArray[np.bool_]:
-        """BOOL [S, S]: pixels of the square that show the picture and are not ignored."""
-        shown = np.zeros((self.size, self.size), dtype=np.bool_)
+        """BOOL of the shape `plane`: pixels that show the picture and are not ignored."""
+        shown = np.zeros(self.plane, dtype=np.bool_)
         shown[: self.inner_height, : self.inner_width] = True
         return shown if self.ignored is None else shown & ~self.ignored.square
 

@@ -6,6 +6,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.scoring.finding import Role
+from flawline.scoring.ignored import Ignored
+from flawline.scoring.picture import Geometry
+from flawline.scoring.windows import WindowSettings
 
 PEAK_SHARE = 0.5
 """Share of the way from a map's median to its maximum at which the region around its strongest place ends."""
@@ -36,7 +39,7 @@ class PartSettings(_Frozen):
         sigma: standard deviation in pixels of the Gaussian that smooths its map; 0 leaves the map as it is.
         eight_bit_map: whether each map is rounded to 8 bits of its range before smoothing, as ExDD's authors do.
         top_share: share of the picture's pixels, the strongest of the smoothed map, whose mean is the score where
-            the part gives none; 0 takes the largest pixel.
+            the part gives none; 0 takes the largest pixel. With windows it is a share of 256 x 256 pixels.
         weight: weight of the part where several are fused, relative to the others, at least 0.
         level: typical score of a normal picture, above 0; scores are fused in units of it.
         peak: typical largest smoothed pixel, or strongest box, of a normal picture, above 0; maps and boxes are
@@ -60,7 +63,7 @@ class LineSettings(_Frozen):
     """Constants of a line.
 
     Attributes:
-        size: side of the model square in pixels.
+        size: side of the model square, or of each window, in pixels.
         false_alarm: share of normal pictures that may be called defective, in (0, 1).
         pixel_threshold: fused, smoothed score from which a pixel, or a box, is called defective, above 0.
         min_area: fewest pixels of the model square of a region that gets a box.
@@ -72,6 +75,7 @@ class LineSettings(_Frozen):
             flawline.scoring.calibration.worth_of.
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
+        windows: how pictures are cut into windows; None brings each whole into one square.
 
     """
 
@@ -84,6 +88,24 @@ class LineSettings(_Frozen):
     worth: float = Field(1.0, gt=0, le=1)
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
+    windows: WindowSettings | None = None
+
+    def place(self, width: int, height: int, ignored: Ignored | None = None) -> Geometry:
+        """Say where a picture of `width` x `height` pixels lies in the model's plane.
+
+        Args:
+            width: width of the picture in pixels.
+            height: its height.
+            ignored: regions of the line's pictures that are not judged; None with windows.
+
+        Raises:
+            PictureError: a side below 1, another shape than that of `ignored`, or too many pixels for the line's
+                windows.
+
+        """
+        if self.windows is None:
+            return Geometry.fit(width, height, self.size, ignored)
+        return self.windows.place(width, height, self.size)
 
     @property
     def weights(self) -> tuple[float, ...]:

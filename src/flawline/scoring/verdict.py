@@ -1,7 +1,7 @@
 """From what a line's parts found on a picture to a verdict: fuse, calibrate, threshold, box."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import cv2
@@ -13,6 +13,7 @@ from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import fuse
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings
+from flawline.scoring.windows import reduced
 
 MAX_BOXES = 32
 """Rows of tensor BOXES; the strongest regions are kept."""
@@ -37,10 +38,13 @@ class Verdict:
         p_value: share of normal pictures expected to score at least this high.
         decision: REJECT where the p-value is within the false-alarm budget, LOOK_AGAIN where within the second.
         anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding, on ignored regions and for lines
-            without a map.
-        mask: UINT8 [S, S], 1 where the map reaches 1.0; see `mask_of`.
+            without a map. Of a line with windows the picture alone, reduced for its travel; see
+            flawline.scoring.windows.reduced.
+        mask: UINT8 of the same shape, 1 where the map reaches 1.0; see `mask_of`.
         boxes: FP32 [MAX_BOXES, 6]: x1, y1, x2, y2 in pixels of the picture, strength, class; unused rows are -1.
-        geometry: where the picture lies in the model square.
+        geometry: where the picture lies in the model's plane.
+        plane: FP32 of the shape `geometry.plane`, the map of a line with windows before it was reduced; None
+            where `anomaly_map` is that of the whole square.
 
     """
 
@@ -51,6 +55,12 @@ class Verdict:
     mask: NDArray[np.uint8]
     boxes: Floats
     geometry: Geometry
+    plane: Floats | None = None
+
+    @property
+    def full_map(self) -> Floats:
+        """The map over the model's whole plane, in which `geometry` says where the picture lies."""
+        return self.anomaly_map if self.plane is None else self.plane
 
     @property
     def is_defect(self) -> bool:
@@ -65,7 +75,7 @@ def judge(
 
     Args:
         findings: one for each part of the line, in the order of its settings.
-        geometry: where the picture lies in the model square.
+        geometry: where the picture lies in the model's plane.
         settings: constants of the line.
         calibration: FP32 [n], ascending: raw scores of normal pictures that the line was not fitted to.
 
@@ -75,18 +85,27 @@ def judge(
     """
     fused = fuse(findings, geometry, settings)
     threshold = np.float32(settings.pixel_threshold)
-    full = np.zeros((geometry.size, geometry.size), np.float32) if fused.map is None else fused.map
+    full = np.zeros(geometry.plane, np.float32) if fused.map is None else fused.map
     anomaly_map = full / threshold
     chance = p_value(fused.score, calibration, settings.worth)
     decision = decide(chance, settings)
     shows = settings.peak_share is not None and decision is not Decision.PASS
-    mask = mask_of(anomaly_map, geometry, settings.peak_share if shows and fused.map is not None else None)
-    regions = regions_of(anomaly_map, mask, geometry, settings.min_area)
+    reaching = (anomaly_map >= 1.0).astype(np.uint8)
+    regions = regions_of(anomaly_map, reaching, geometry, settings.min_area)
+    plane, shown = None, geometry
+    if geometry.layout is not None:  # boxes are those of every pixel; what travels is smaller
+        plane, anomaly_map = (
+            anomaly_map,
+            reduced(anomaly_map[: geometry.inner_height, : geometry.inner_width]),
+        )
+        height, width = anomaly_map.shape
+        shown = replace(geometry, inner_width=width, inner_height=height, layout=None)
+    mask = mask_of(anomaly_map, shown, settings.peak_share if shows and fused.map is not None else None)
     given = _on_scale(fused.boxes, threshold, geometry)
     found = np.concatenate((regions, given[given[:, 4] >= 1.0]))
     if shows and not len(found):
         # Regions too small for a box, or boxes of a part below the threshold: the strongest of them is shown.
-        found = strongest_boxes(np.concatenate((regions_of(anomaly_map, mask, geometry, 1), given)))[:1]
+        found = strongest_boxes(np.concatenate((regions_of(anomaly_map, mask, shown, 1), given)))[:1]
     return Verdict(
         score=fused.score,
         p_value=chance,
@@ -95,6 +114,7 @@ def judge(
         mask=mask,
         boxes=strongest_boxes(found),
         geometry=geometry,
+        plane=plane,
     )
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
+from flawline.artefact.rules import Rules
 from flawline.errors import PictureError
-from flawline.scoring.ignored import Ignored
 from flawline.scoring.picture import Geometry
 
 Request = Any
@@ -52,18 +52,18 @@ def optional_array(request: Request, name: str) -> Array | None:
     return array(request, name) if sent else None
 
 
-def geometries(request: Request, size: int, ignored: Ignored | None) -> list[Geometry]:
-    """Where each picture of a request lies in the model square of `size` pixels, from its tensor GEOMETRY.
+def geometries(request: Request, rules: Rules) -> list[Geometry]:
+    """Where each picture of a request lies in the plane that a line's model looks at, from its tensor GEOMETRY.
 
     Raises:
-        PictureError: a picture has another shape than `ignored` is for; it is told by its place among several.
+        PictureError: as Rules.place; the picture is told by its place among several.
 
     """
     placed: list[Geometry] = []
     sent = array(request, "GEOMETRY")
     for number, (width, height) in enumerate(sent.tolist(), start=1):
         try:
-            placed.append(Geometry.fit(width, height, size, ignored))
+            placed.append(rules.place(width, height))
         except PictureError as error:
             place = f"picture {number} of {len(sent)}: " if len(sent) > 1 else ""
             msg = f"{place}{error}"

@@ -9,11 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawline.errors import ArtefactError
+from flawline.scoring.picture import CONTRAST, GREY, LEAST_DEVIATION
 from flawline.teachers.backbone import Backbone
 from flawline.teachers.sources import NOT_STATED, TEACHER_SOURCES, parse_source, settle
-
-_GREY, _CONTRAST, _LEAST_DEVIATION = 127.5, 32.0, 2.0
-"""Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
 
 _BANK_QUARTERS = (2, 3)
 
@@ -22,7 +20,7 @@ def exposure(pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Brightness and contrast of each picture of FP32 [B, 3, S, S], 0 to 255: mean and deviation, [B, 1, 1, 1]."""
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
     deviation = (pixels - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-    return mean, deviation.clamp(min=_LEAST_DEVIATION)
+    return mean, deviation.clamp(min=LEAST_DEVIATION)
 
 
 def even_exposure(pixels: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -34,7 +32,7 @@ def even_exposure(pixels: Tensor, measured: tuple[Tensor, Tensor] | None = None)
 
     """
     mean, deviation = measured or exposure(pixels)
-    return _GREY + (pixels - mean) * (_CONTRAST / deviation)
+    return GREY + (pixels - mean) * (CONTRAST / deviation)
 
 
 class _SavedMarks(BaseModel):

@@ -1,6 +1,6 @@
 """Fill ExDD's banks: no gradient, two coresets (paper section C4)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,7 +16,8 @@ from flawline.detectors.exdd.model import MemoryBank, embed
 from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.scoring.ignored import Ignored, filled
-from flawline.scoring.picture import Pixels
+from flawline.scoring.picture import Geometry, Pixels
+from flawline.scoring.windows import WindowSettings, run_windows
 from flawline.teachers import PatchFeatures, Teacher
 
 BATCH = 8
@@ -25,7 +26,8 @@ CROP_SIDE = 128
 KEEP_BYTES = 2 << 30
 """Most memory for embeddings of normals that are kept to score them by folds."""
 
-ReadDefect = Callable[[], tuple[Pixels, NDArray[np.bool_]]]
+ReadDefect = Callable[[], tuple[Pixels, NDArray[np.bool_]] | tuple[Pixels, NDArray[np.bool_], Square]]
+"""Reads the arguments of `BankFiller.defect_patches`."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,11 @@ class BankFiller:
     Args:
         teacher: frozen, on the device that does the work.
         config: settings.
-        size: side of the model square in pixels.
+        size: side of the model square, or of each window, in pixels.
         seed: seed of every random choice.
         maps: positions among the teacher's maps of those to take; None takes all.
         ignored: regions of defect pictures that are not learnt.
+        windows: how pictures are cut into windows; None brings each whole into one square.
 
     """
 
@@ -70,31 +73,51 @@ class BankFiller:
         seed: int,
         maps: Sequence[int] | None = None,
         ignored: Ignored | None = None,
+        windows: WindowSettings | None = None,
     ) -> None:
         self.ignored = ignored
+        self.windows = windows
         self.teacher, self.config, self.size, self.seed, self.maps = teacher, config, size, seed, maps
         self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
 
     def embed(self, squares: Sequence[Square]) -> Tensor:
-        """FP32 [B, rows, columns, D] of a batch of squares, on the teacher's device."""
+        """FP32 [B, rows, columns, D] of a batch of squares without windows, on the teacher's device."""
         return embed(self.teacher, self.features, squares, self.maps)
+
+    def embed_whole(self, square: Square) -> Tensor:
+        """FP32 [rows, columns, D] of one picture in its square or in its windows, on the teacher's device."""
+        if square.geometry.layout is None:
+            return self.embed([square])[0]
+
+        def run(pictures: Pixels) -> dict[str, NDArray[np.float32]]:
+            windows = [Square(each, square.geometry) for each in pictures]
+            return {"": self.embed(windows).cpu().numpy()}
+
+        stitched = run_windows(run, square.pixels, square.geometry)[""]
+        return torch.from_numpy(stitched).to(self.teacher.mean.device)
+
+    def _embedded(self, squares: Sequence[Square]) -> Iterator[tuple[Geometry, Tensor]]:
+        """Where each picture lies, and its patches FP32 [rows, columns, D]; read and embedded a batch at a time."""
+        batch = BATCH if self.windows is None else 1
+        for start in track(range(0, len(squares), batch), "embedding normals"):
+            part = squares[start : start + batch]
+            embedded = self.embed(part) if self.windows is None else [self.embed_whole(each) for each in part]
+            yield from zip((square.geometry for square in part), embedded, strict=True)
 
     def normal_pool(self, squares: Sequence[Square], *, keep_bytes: int = KEEP_BYTES) -> Pool:
         """Embed normal pictures, read a batch at a time; patches on padding or on ignored regions are left out."""
         rng = np.random.default_rng(self.seed)
         most = max(1, self.config.pool_limit // len(squares))
         parts, owners, kept, room = [], [], dict[int, Tensor](), keep_bytes
-        for start in track(range(0, len(squares), BATCH), "embedding normals"):
-            batch = squares[start : start + BATCH]
-            for number, (square, embedded) in enumerate(zip(batch, self.embed(batch), strict=True), start):
-                rows = np.flatnonzero(square.geometry.patch_mask(*embedded.shape[:2]))
-                if len(rows) > most:
-                    rows = np.sort(rng.choice(rows, most, replace=False))
-                parts.append(embedded.flatten(0, 1)[torch.from_numpy(rows)].half())
-                owners.append(np.full(len(rows), number))
-                room -= 4 * embedded.numel()
-                if room >= 0:
-                    kept[number] = embedded.cpu()
+        for number, (geometry, embedded) in enumerate(self._embedded(squares)):
+            rows = np.flatnonzero(geometry.patch_mask(*embedded.shape[:2]))
+            if len(rows) > most:
+                rows = np.sort(rng.choice(rows, most, replace=False))
+            parts.append(embedded.flatten(0, 1)[torch.from_numpy(rows)].half())
+            owners.append(np.full(len(rows), number))
+            room -= 4 * embedded.numel()
+            if room >= 0:
+                kept[number] = embedded.cpu()
         return Pool(torch.cat(parts), np.concatenate(owners), kept)
 
     def negative_bank(self, patches: Tensor) -> MemoryBank:
@@ -126,8 +149,13 @@ class BankFiller:
             )
         return MemoryBank.of(patches[chosen].float(), self.config.neighbours).to(patches.device)
 
-    def defect_patches(self, pixels: Pixels, mask: NDArray[np.bool_]) -> Tensor:
-        """Patches FP16 [N, D] of one defect picture UINT8 [H, W, 3] with its mask BOOL [H, W].
+    def defect_patches(self, pixels: Pixels, mask: NDArray[np.bool_], square: Square | None = None) -> Tensor:
+        """Patches FP16 [N, D] of one defect picture.
+
+        Args:
+            pixels: UINT8 [H, W, 3].
+            mask: BOOL [H, W].
+            square: the picture as the model sees it; None brings it there.
 
         Raises:
             PictureError: its shape is another than that of the regions to ignore.
@@ -138,7 +166,9 @@ class BankFiller:
             hidden = self.ignored.mask
             pixels, mask = filled(pixels, hidden), mask & ~hidden
         if self.config.positive_patches == "masked":
-            return self._masked_patches(pixels, mask)
+            return self._masked_patches(
+                square or Square.of(pixels, self.size, self.ignored, self.windows), mask
+            )
         regions, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
         if self.config.positive_patches == "last_crop":
             regions = regions[-1:]
@@ -147,9 +177,8 @@ class BankFiller:
         embedded = [self.embed([square])[0].flatten(0, 1).half() for square in squares]
         return torch.cat(embedded) if embedded else torch.empty(0)
 
-    def _masked_patches(self, pixels: Pixels, mask: NDArray[np.bool_]) -> Tensor:
-        square = Square.of(pixels, self.size, self.ignored)
-        embedded = self.embed([square])[0].half()
+    def _masked_patches(self, square: Square, mask: NDArray[np.bool_]) -> Tensor:
+        embedded = self.embed_whole(square).half()
         grid = (embedded.shape[0], embedded.shape[1])
         covered = (cover(mask, square.geometry, grid) * square.geometry.patch_mask(*grid)).ravel()
         patches = embedded.flatten(0, 1)

@@ -41,11 +41,13 @@ class MemoryBank(nn.Module):
     @torch.inference_mode()
     def search(self, features: Tensor) -> Neighbours:
         """What the stage `memory_bank_*` answers to features FP32 [rows, columns, D], in plain torch."""
-        shape, flat = features.shape[:-1], features.reshape(-1, features.shape[-1])
-        distance, rows = self(flat)
-        further = (flat[:, None, :] - self.vectors[self.neighbours[rows]]).norm(dim=2)
-        near = distance.cpu().numpy()
-        alone = crowding(near, further.cpu().numpy(), flat.shape[1])
+        shape, found = features.shape[:-1], []
+        for flat in features.reshape(-1, features.shape[-1]).split(_BLOCK):
+            distance, rows = self(flat)
+            further = (flat[:, None, :] - self.vectors[self.neighbours[rows]]).norm(dim=2)
+            near = distance.cpu().numpy()
+            found.append((near, crowding(near, further.cpu().numpy(), flat.shape[1])))
+        near, alone = (np.concatenate(each) for each in zip(*found, strict=True))
         return Neighbours(near.reshape(shape), alone.reshape(shape))
 
 

@@ -1,6 +1,6 @@
 """`exdd` as a part of a line: patch features in the graph, two memory banks beside it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
@@ -15,7 +15,7 @@ from flawline.artefact.manifest import PartFacts
 from flawline.artefact.rules import write_tensors
 from flawline.artefact.served import NEGATIVE, POSITIVE, RATIO_STAGE
 from flawline.data.sample import Sample
-from flawline.data.squares import Squares
+from flawline.data.squares import Square, Squares
 from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
@@ -27,7 +27,8 @@ from flawline.scoring.ignored import Ignored
 from flawline.scoring.picture import Geometry, Pixels
 from flawline.scoring.ratio import ImageScore, RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
-from flawline.synthesis import MethodConfig, Synthesizer
+from flawline.scoring.windows import WindowSettings
+from flawline.synthesis import MethodConfig
 from flawline.synthesis.spared import spared
 from flawline.teachers import PatchFeatures, Teacher
 
@@ -75,6 +76,12 @@ class ExDDPart(Part):
     @classmethod
     def fit(cls, config: ExDDConfig, context: Context) -> Self:
         """See Part."""
+        if context.windows is not None and config.positive_patches != "masked":
+            msg = (
+                f"positive_patches {config.positive_patches} cuts defects out of whole pictures, not out of "
+                "windows; take masked, or leave windows out of the recipe"
+            )
+            raise RecipeError(msg)
         filler = BankFiller(
             context.teacher,
             config,
@@ -82,6 +89,7 @@ class ExDDPart(Part):
             seed=context.seed,
             maps=context.maps,
             ignored=context.normals.ignored,
+            windows=context.windows,
         )
         pool = filler.normal_pool(context.normals)
         labelled, defects = _defects(config, context)
@@ -138,12 +146,17 @@ class ExDDPart(Part):
             negative = filler.negative_bank(pool.without(fold))
             for start in track(range(0, len(fold), BATCH), f"calibrating, fold {number} of {len(folds)}"):
                 for row in fold[start : start + BATCH].tolist():
-                    square = context.normals[row]
                     kept = pool.embeddings.get(row)
-                    embedding = filler.embed([square])[0] if kept is None else kept.to(pool.patches.device)
+                    embedding = (
+                        filler.embed_whole(context.normals[row])
+                        if kept is None
+                        else kept.to(pool.patches.device)
+                    )
                     positive = None if self.positive is None else self.positive.search(embedding)
                     found.append(
-                        find_ratio(negative.search(embedding), positive, square.geometry, self._ratio)
+                        find_ratio(
+                            negative.search(embedding), positive, context.normals.geometry(row), self._ratio
+                        )
                     )
         return found
 
@@ -178,12 +191,15 @@ class ExDDPart(Part):
         *,
         size: int,
         ignored: Ignored | None = None,
+        windows: WindowSettings | None = None,
     ) -> Self:
         """See Part: all patches of the pictures are added to the banks as they are."""
-        filler = BankFiller(teacher, self.config, size=size, seed=0, maps=self.maps, ignored=ignored)
+        filler = BankFiller(
+            teacher, self.config, size=size, seed=0, maps=self.maps, ignored=ignored, windows=windows
+        )
         near = [self.negative.vectors]
-        for square in Squares(normals, size, ignored):
-            embedded = filler.embed([square])[0]
+        for square in Squares(normals, size, ignored, windows=windows):
+            embedded = filler.embed_whole(square)
             near.append(embedded[torch.from_numpy(square.geometry.patch_mask(*embedded.shape[:2]))])
         far = [] if self.positive is None else [self.positive.vectors]
         far += [filler.defect_patches(*_read_labelled(sample)).float() for sample in defects]
@@ -210,18 +226,24 @@ class ExDDPart(Part):
         if labelled := len(_labelled(config, context)):
             msg = f"exdd learns from {labelled} labelled defects, not from synthetic ones; give positive: synthetic"
             raise RecipeError(msg)
-        normals, ignored = context.normals, context.normals.ignored
-        synthesizer = _synthesizer(config, context)
+        read, samples = _bases(context)
+        ignored = context.normals.ignored
+        synthesizer = context.synthesizer(
+            config.synthesis,
+            lambda rng: read(int(rng.integers(len(samples)))),
+            lambda: [read(row) for row in range(min(len(samples), MAX_LEARNT))],
+            "exdd",
+        )
         for number in range(config.synthetic_count):
             rng = np.random.default_rng((context.seed, number))
-            base = int(rng.integers(len(normals)))
-            picture = normals.read(base)
+            row = int(rng.integers(len(samples)))
+            picture = read(row)
             made = (
                 synthesizer(picture, rng)
                 if ignored is None
                 else spared(synthesizer, picture, ignored.mask, rng)
             )
-            yield (*made, normals.samples[base].title)
+            yield (*made, samples[row].title)
 
 
 def _origin(labelled: int, synthetic: int) -> str:
@@ -233,18 +255,16 @@ def _origin(labelled: int, synthetic: int) -> str:
     return "none: scores are distances from normal alone (PatchCore)"
 
 
-def _synthesizer(config: ExDDConfig, context: Context) -> Synthesizer:
-    normals = context.normals
-    return context.synthesizer(
-        config.synthesis,
-        lambda rng: normals.read(int(rng.integers(len(normals)))),
-        lambda: [normals.read(row) for row in range(min(len(normals), MAX_LEARNT))],
-        "exdd",
-    )
-
-
 MAX_LEARNT = 1000
-"""Normal pictures from which a diffusion model learns at most."""
+"""Normal pictures, or windows, from which a diffusion model learns at most."""
+
+
+def _bases(context: Context) -> tuple[Callable[[int], Pixels], Sequence[Sample]]:
+    """What synthetic defects are put on, by number: whole pictures, or windows of them; and their samples."""
+    if context.windows is None:
+        return context.normals.read, context.normals.samples
+    pieces, samples = context.normals.pieces(MAX_LEARNT, context.seed)
+    return lambda row: pieces[row].pixels, samples
 
 
 def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect]]:
@@ -255,9 +275,12 @@ def _defects(config: ExDDConfig, context: Context) -> tuple[int, list[ReadDefect
         return 0, []
     examples = ExDDPart.examples(config, context)
 
-    def following() -> tuple[Pixels, NDArray[np.bool_]]:
+    def following() -> tuple[Pixels, NDArray[np.bool_]] | tuple[Pixels, NDArray[np.bool_], Square]:
         picture, mask, _ = next(examples)
-        return picture, mask
+        if context.windows is None:
+            return picture, mask
+        # A window as it is: it was cut at the line's scale, and its exposure evened with its picture's.
+        return picture, mask, Square.of(picture, context.size)
 
     return 0, [following] * config.synthetic_count
 

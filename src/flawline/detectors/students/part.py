@@ -88,7 +88,7 @@ class StudentPart(Part):
 
     @classmethod
     def fit(cls, config: StudentConfig, context: Context) -> Self:
-        """See Part. At most MAX_PICTURES of the normals are used, drawn by chance."""
+        """See Part. At most MAX_PICTURES of the normals, or of their windows, are used, drawn by chance."""
         squares, _ = drawn(context)
         crops = _crops(cls.name, config, context, squares)
         some = torch.from_numpy(np.stack([square.pixels for square in squares[:MEASURED]]))
@@ -212,11 +212,10 @@ class MapsOf(nn.Module):
 
 
 def drawn(context: Context) -> tuple[list[Square], list[Sample]]:
-    """At most MAX_PICTURES of the normals, drawn by chance, in the model square and as they lie on disk."""
-    order = np.random.default_rng(context.seed).permutation(len(context.normals))[:MAX_PICTURES].tolist()
-    squares = [context.normals[row] for row in track(order, "reading normals")]
+    """At most MAX_PICTURES of the normals, or of their windows, in the model square and as they lie on disk."""
+    squares, samples = context.normals.pieces(MAX_PICTURES, context.seed)
     _check_sides(squares, context.size)
-    return squares, [context.normals.samples[row] for row in order]
+    return squares, samples
 
 
 def _check_sides(squares: Sequence[Square], size: int) -> None:

@@ -1,0 +1,234 @@
+"""Large pictures: overlapping windows at a fixed scale, each through the same graph, stitched into one grid."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from flawline.errors import ArtefactError, PictureError
+from flawline.scoring.picture import CONTRAST, GREY, LEAST_DEVIATION, Geometry, Layout, Pixels, letterbox
+
+MOST_PIXELS = 32 << 20
+"""Largest plane of windows in pixels: its patch features must fit into memory, several times over."""
+CHUNK_PIXELS = 8 * 256 * 256
+"""Pixels of the windows that go through the graph together."""
+MAP_PIXELS = 768 * 1024
+"""Most pixels of a map that travels: with its mask it stays below the 4 MB that gRPC takes by default."""
+
+Arrays = dict[str, NDArray[Any]]
+Floats = NDArray[np.float32]
+
+
+class WindowSettings(BaseModel):
+    """How a line cuts pictures into windows; the side of a window is the size of the line's model square.
+
+    Attributes:
+        scale: pixels of a window for each pixel of the picture; 1 is native resolution.
+        step: most pixels from one window to the next, a multiple of `align`.
+        align: every window starts at a multiple of so many pixels, at which all grids of the graph meet.
+        even_exposure: whether each picture is brought to one brightness and contrast before it is cut.
+
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    scale: float = Field(gt=0, le=4)
+    step: int = Field(ge=1)
+    align: int = Field(ge=1)
+    even_exposure: bool
+
+    def place(self, width: int, height: int, size: int) -> Geometry:
+        """Lay windows of side `size` over a picture of `width` x `height` pixels.
+
+        Raises:
+            PictureError: a side below 1, or more than MOST_PIXELS at this scale.
+
+        """
+        if min(width, height) < 1:
+            msg = f"a picture of {width}x{height} pixels has no place in a window; its sides start at 1"
+            raise PictureError(msg)
+        inner_width, inner_height = (max(1, round(side * self.scale)) for side in (width, height))
+        tops, lefts = (self._starts(side, size) for side in (inner_height, inner_width))
+        layout = Layout(size, tops, lefts)
+        if math.prod(layout.plane) > MOST_PIXELS:
+            msg = (
+                f"the picture has {width}x{height} pixels, at this line's scale of {self.scale:g} more than the "
+                f"{MOST_PIXELS} that its windows may cover; crop or shrink it, or build the line with a smaller "
+                "scale"
+            )
+            raise PictureError(msg)
+        return Geometry(width, height, inner_width, inner_height, size, layout=layout)
+
+    def statement(self, size: int) -> str:
+        """How pictures are looked at, in words."""
+        return (
+            f"windows of {size} pixels, at least {size - self.step} of which overlap, at {self.scale:g} pixels for "
+            "each pixel of the picture"
+        )
+
+    def _starts(self, length: int, size: int) -> tuple[int, ...]:
+        """Starts of windows spread evenly along a side; the last ends less than `align` beyond the border."""
+        room = max(0, -(-length // self.align) * self.align - size)
+        gaps = -(-room // self.step)
+        return (*(index * room // (gaps * self.align) * self.align for index in range(gaps)), room)
+
+
+def frame(pixels: Pixels, size: int, windows: WindowSettings | None) -> tuple[Pixels, Geometry]:
+    """Bring a picture to the plane that the model looks at: the square of `size`, or what its windows cover.
+
+    What lies beyond the picture, right or below, is filled by reflection; nothing on it is learned or scored.
+
+    Args:
+        pixels: UINT8 [H, W, 3], RGB, any H and W.
+        size: side of the model square, or of a window, in pixels.
+        windows: how the picture is cut into windows; None brings it whole into one square.
+
+    Returns:
+        UINT8 [rows, columns, 3] of `Geometry.plane`, and the geometry that leads back to the picture.
+
+    Raises:
+        PictureError: as WindowSettings.place.
+
+    """
+    if windows is None:
+        return letterbox(pixels, size)
+    height, width = pixels.shape[:2]
+    geometry = windows.place(width, height, size)
+    inner = even_exposure(pixels) if windows.even_exposure else pixels
+    if (geometry.inner_width, geometry.inner_height) != (width, height):
+        inner = cast(
+            Pixels,
+            cv2.resize(
+                inner,
+                (geometry.inner_width, geometry.inner_height),
+                interpolation=cv2.INTER_AREA if windows.scale < 1 else cv2.INTER_LINEAR,
+            ),
+        )
+    below, right = (whole - part for whole, part in zip(geometry.plane, inner.shape[:2], strict=True))
+    return cast(Pixels, cv2.copyMakeBorder(inner, 0, below, 0, right, cv2.BORDER_REFLECT)), geometry
+
+
+def even_exposure(pixels: Pixels) -> Pixels:
+    """Bring UINT8 [H, W, 3] to the brightness and contrast of a mid grey picture, over the whole picture.
+
+    A teacher does the same with a square, in FP32. Window by window it would leave seams.
+    """
+    means, deviations = (each.ravel() for each in cv2.meanStdDev(pixels))
+    mean = float(means.mean())
+    deviation = math.sqrt(max(float((deviations**2 + means**2).mean()) - mean**2, 0.0))
+    values = GREY + (np.arange(256) - mean) * (CONTRAST / max(deviation, LEAST_DEVIATION))
+    return cast(Pixels, cv2.LUT(pixels, np.rint(np.clip(values, 0, 255)).astype(np.uint8)))
+
+
+def run_windows(
+    run: Callable[[Pixels], Mapping[str, NDArray[Any]]], plane: Pixels, geometry: Geometry
+) -> Arrays:
+    """Run a graph on all windows of one picture, a few at a time, and stitch what it gives.
+
+    Where windows overlap, grids are blended over the quarter in the middle of the overlap; farther out, where the
+    network saw its border, a window counts for nothing.
+
+    Args:
+        run: graph, from UINT8 [B, S, S, 3] to its outputs by name, batch first.
+        plane: UINT8 [rows, columns, 3], as `frame` gives it.
+        geometry: where the windows lie in it; a square is one window.
+
+    Returns:
+        Outputs of the whole picture by name, without a batch: a grid [rows, columns, ...] is stitched, a vector is
+        that of the first window.
+
+    Raises:
+        ArtefactError: a grid of the graph does not meet at the starts of windows.
+
+    """
+    layout = geometry.layout or Layout(geometry.size, (0,), (0,))
+    places = list(product(range(len(layout.tops)), range(len(layout.lefts))))
+    most = max(1, CHUNK_PIXELS // layout.side**2)
+    whole: Arrays = {}
+    for start in range(0, len(places), most):
+        chunk = places[start : start + most]
+        corners = [(layout.tops[row], layout.lefts[column]) for row, column in chunk]
+        cut = [plane[top : top + layout.side, left : left + layout.side] for top, left in corners]
+        for name, values in run(np.stack(cut)).items():
+            if values.ndim < 3:
+                whole.setdefault(name, values[0])
+                continue
+            weights = [
+                blend_weights(starts, layout.side, cells)
+                for starts, cells in zip((layout.tops, layout.lefts), values.shape[1:3], strict=True)
+            ]
+            if name not in whole:
+                grid = [
+                    starts[-1] * cells // layout.side + cells
+                    for starts, cells in zip((layout.tops, layout.lefts), values.shape[1:3], strict=True)
+                ]
+                whole[name] = np.zeros((*grid, *values.shape[3:]), np.float32)
+            for (row, column), (top, left), window in zip(chunk, corners, values, strict=True):
+                share = weights[0][row][:, None] * weights[1][column]
+                share = share.reshape(share.shape + (1,) * (window.ndim - 2))
+                first, second = (
+                    start * cells // layout.side
+                    for start, cells in zip((top, left), window.shape[:2], strict=True)
+                )
+                target = whole[name][first : first + window.shape[0], second : second + window.shape[1]]
+                target += share * window
+    return whole
+
+
+def blend_weights(starts: Sequence[int], side: int, cells: int) -> list[Floats]:
+    """Weight of each window along one axis, for each of its cells: FP32 [cells]; they sum to 1 at every place.
+
+    Args:
+        starts: first pixel of each window, ascending.
+        side: side of a window in pixels.
+        cells: number of cells of the grid along that side.
+
+    Raises:
+        ArtefactError: the starts are not on the grid.
+
+    """
+    if any(start * cells % side for start in starts):
+        msg = f"the graph's grid of {cells} does not meet where windows of {side} begin; build the line again"
+        raise ArtefactError(msg)
+    firsts = [start * cells // side for start in starts]
+    centres = np.arange(cells) + 0.5
+    profiles = []
+    for index, first in enumerate(firsts):
+        profile = np.ones(cells)
+        if index > 0:
+            profile *= _rise(centres, firsts[index - 1] + cells - first)
+        if index + 1 < len(firsts):
+            profile *= _rise(cells - centres, first + cells - firsts[index + 1])
+        profiles.append(profile)
+    total = np.zeros(firsts[-1] + cells)
+    for first, profile in zip(firsts, profiles, strict=True):
+        total[first : first + cells] += profile
+    return [
+        (profile / total[first : first + cells]).astype(np.float32)
+        for first, profile in zip(firsts, profiles, strict=True)
+    ]
+
+
+def _rise(distance: NDArray[np.float64], overlap: int) -> NDArray[np.float64]:
+    """By the distance from a window's border, in cells: 0 to 1 over the quarter in the middle of an overlap."""
+    return np.clip((distance - overlap * 3 / 8) / (overlap / 4), 0, 1)
+
+
+def reduced(full: Floats, most: int = MAP_PIXELS) -> Floats:
+    """Shrink a map FP32 [H, W] to at most `most` pixels by taking maxima, so that no peak is lost.
+
+    Both sides shrink by one factor. Every pixel of the map falls into exactly one pixel of the answer.
+    """
+    if full.size <= most:
+        return full
+    factor = math.sqrt(full.size / most)
+    shrunk = full
+    for axis, side in enumerate(full.shape):
+        count = max(1, int(side / factor))
+        shrunk = np.maximum.reduceat(shrunk, np.arange(count) * side // count, axis=axis)
+    return shrunk
