@@ -251,6 +251,41 @@ def _fused_line(line: str, detector: str) -> str:
     return f"{rest.rpartition('/')[2]}, {detector.partition('+')[0]}"
 
 
+def auto_table(rows: list[dict]) -> str:
+    """One line per search: what was chosen, what was best on the test split; then how often both are one."""
+    lines = [
+        "| data | recipe | seed | tried | chosen | best by test | AUROC, chosen / best | found, chosen / best |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    searches = defaultdict(list)
+    for row in rows:
+        searches[row["data"], row["recipe"], row["seed"], row["teacher"]].append(row)
+    lost = {"auto": [], "always the first candidate": []}
+    for (data, recipe, seed, _), members in searches.items():
+        best = max(members, key=lambda row: row["image_auroc"] + row["found"])
+        chosen = next(row for row in members if row["chosen"])
+        first = min(members, key=lambda row: row["order"])
+        for name, taken in (("auto", chosen), ("always the first candidate", first)):
+            lost[name].append([best[figure] - taken[figure] for figure in ("image_auroc", "found")])
+        pairs = [f"{chosen[figure]:.3f} / {best[figure]:.3f}" for figure in ("image_auroc", "found")]
+        cells = [data, recipe, str(seed), str(len(members)), _candidate(chosen), _candidate(best), *pairs]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "| choice | is the best by test | image AUROC lost | found lost |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, each in lost.items():
+        auroc, found = (statistics.fmean(loss) for loss in zip(*each, strict=True))
+        right = sum(loss == [0, 0] for loss in each)
+        lines.append(f"| {name} | {right} of {len(each)} | {auroc:.3f} | {found:.3f} |")
+    return "\n".join(lines)
+
+
+def _candidate(row: dict) -> str:
+    return f"`{row['detector']}`, {row['size']}, {'evened' if row['even_exposure'] else 'as it is'}"
+
+
 def graph_cost_table(rows: list[dict]) -> str:
     """One line per graph, cheapest first."""
     lines = ["| graph | ms | times the teacher alone | parameters |", "| --- | --- | --- | --- |"]
@@ -298,6 +333,7 @@ TABLES = {
         "speed": speed_table,
         "graph_cost": graph_cost_table,
         "windows": windows_table,
+        "auto": auto_table,
         "teachers": teachers_table,
         "fusion": partial(fusion_table, None),
         "fusion_cracks": partial(fusion_table, "cracks"),

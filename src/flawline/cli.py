@@ -27,7 +27,11 @@ app = typer.Typer(
 )
 
 Detector = Annotated[
-    str, typer.Argument(help="exdd, sacd or ddpm_ast, or several joined by +, such as ddpm_ast+exdd.")
+    str,
+    typer.Argument(
+        help="exdd, sacd or ddpm_ast, or several joined by +, such as ddpm_ast+exdd; or auto, which tries them at "
+        "several settings on held-out training pictures, chooses one, and says why."
+    ),
 ]
 Data = Annotated[
     str, typer.Option(help="LAYOUT:PATH, for example magnetic_tile:data/magnetic_tile, or surfaces.")
@@ -97,13 +101,16 @@ Teacher = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="Time for training a student, for example 90s, 20m or 2h.  [default: the recipe's steps]",
+        help="Time for training a student, for example 90s, 20m or 2h; with auto, for search and fit together.  "
+        "[default: the recipe's steps; with auto, every candidate]",
         show_default=False,
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Folder that keeps the state of training; the same command goes on from it."),
+    typer.Option(
+        help="Folder that keeps the state of training, and the trials of auto; the same command goes on from it."
+    ),
 ]
 HoldOut = Annotated[
     str | None,
@@ -183,6 +190,7 @@ def build(
         fused=fused,
         holdout=() if holdout is None else load_holdout(holdout),
     )
+    _show_search(built.manifest.search)
     _show_released(built.manifest, repository)
     for sentence in statements(built.evaluation if dataset.test else None, built.holdout):
         say(sentence)
@@ -194,6 +202,25 @@ def build(
     if report is not None:
         write_build_report(report, built)
         say(f"Report: {report}")
+
+
+def _show_search(search: Any) -> None:  # noqa: ANN401 - SearchFacts, imported only where needed
+    """Print what was tried and why one was chosen; nothing where the user chose."""
+    if search is None:
+        return
+    kinds = list(dict.fromkeys(kind for each in search.candidates for kind in each.found))
+    table = Table(
+        "candidate", "trials", *(f"{kind}: found, AUROC" for kind in kinds), "merit", "s", "why (not)"
+    )
+    for each in search.candidates:
+        figures = [
+            f"{each.found[kind]:.0%}, {each.image_auroc[kind]:.3f}" if kind in each.found else "-"
+            for kind in kinds
+        ]
+        merit = "-" if each.merit is None else f"{each.merit:.3f}"
+        table.add_row(each.title, str(each.trials), *figures, merit, f"{each.seconds:.0f}", each.verdict)
+    Console().print(table)
+    say(f"Judged by {search.judged_by}. {search.rule}")
 
 
 def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - Manifest, see above
@@ -358,6 +385,8 @@ def evaluate(
         scores_file=scores,
         listed=leave_out,
     )
+    for run in runs:
+        _show_search(run.fitted.search)
     table = Table("figure", f"mean of {len(runs)}" if len(runs) > 1 else "value")
     for name, text in summary(runs).items():
         table.add_row(name, text)

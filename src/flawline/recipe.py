@@ -68,7 +68,8 @@ class Recipe(BaseModel):
 
     Attributes:
         name: name of the recipe, printed beside results.
-        detector: detector that the recipe was made for; `flawline synthesize` shows what it learns from.
+        detector: detector that the recipe was made for; `flawline synthesize` shows what it learns from, and `auto`
+            tries it alone and beside the banks.
         teacher: `efficientnet_lite0` (ImageNet features), `builtin` (generated textures only), `hf:<name>`, a local
             folder, or `<source>:<name>` of another package. `auto` takes the first of these that is installed.
         even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks" / "accuracy"))
+import auto
 import common
 import held_out
 import peer
@@ -17,7 +18,7 @@ import run
 import teachers
 from peer_job import Answer, AnswerFacts, Job, read_answer, read_job, write
 from random_teacher import write_random_teacher
-from tables import accuracy_table, fusion_table
+from tables import accuracy_table, auto_table, fusion_table
 
 from flawline.data import Dataset, load_dataset
 from flawline.data.splits import write_split
@@ -273,4 +274,59 @@ def test_the_table_of_rules_has_a_column_for_each_line_and_the_best_rule_last() 
         "| --- | --- | --- | --- | --- |",
         "| mean | 0.800 | 0.400 | 0.800 / 0.400 | 0.800 / 0.400 |",
         "| max | 0.900 | 0.450 | 0.900 / 0.450 | 0.900 / 0.450 |",
+    ]
+
+
+def test_every_candidate_of_a_search_is_measured_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(auto, "CHECKPOINTS", tmp_path / "searches")
+    recipe = tmp_path / "banks.yaml"
+    recipe.write_text("{detector: exdd, size: 128, folds: 3, synthetic_count: 4, teacher: builtin}")
+    options = {
+        "data": "surfaces:woven,size=128,normals=18,test_normals=6,test_defects=6,train_defects=0,contrast=2.0",
+        "recipe": recipe,
+        "seeds": "0",
+        "results": tmp_path / "auto.json",
+    }
+    auto.main(**options)
+    rows = json.loads((tmp_path / "auto.json").read_text())
+    assert [(row["even_exposure"], row["order"]) for row in rows] == [(True, 0), (False, 1)]
+    assert sum(row["chosen"] for row in rows) == 1
+    assert all(0 <= row[name] <= 1 for row in rows for name in ("merit", "image_auroc", "aupro", "found"))
+    other = {**rows[0], "seed": 9}
+    gone = {**rows[0], "size": 512}
+    (tmp_path / "auto.json").write_text(json.dumps([other, gone, *rows]))
+    monkeypatch.setattr(auto, "fit", None)
+    auto.main(**options)
+    again = json.loads((tmp_path / "auto.json").read_text())
+    assert again[0] == other
+    assert [row["image_auroc"] for row in again[1:]] == [row["image_auroc"] for row in rows]
+    assert '"merit"' in capsys.readouterr().out
+
+
+def test_the_table_of_searches_says_how_often_the_best_is_chosen_and_what_is_lost() -> None:
+    def row(seed: int, order: int, auroc: float, found: float, *, chosen: bool) -> dict:
+        settings = {"data": "tiles", "recipe": "default", "teacher": "t", "seed": seed, "even_exposure": True}
+        detector = ("exdd", "sacd+exdd")[order]
+        figures = {"image_auroc": auroc, "found": found, "chosen": chosen, "order": order}
+        return {**settings, "detector": detector, "size": 256, **figures}
+
+    rows = [
+        row(0, 0, 0.8, 0.4, chosen=True),
+        row(0, 1, 0.9, 0.5, chosen=False),
+        row(1, 1, 0.9, 0.6, chosen=True),
+        row(1, 0, 0.8, 0.2, chosen=False),
+    ]
+    lines = auto_table(rows).splitlines()
+    assert lines[2].split(" | ")[4:] == [
+        "`exdd`, 256, evened",
+        "`sacd+exdd`, 256, evened",
+        "0.800 / 0.900",
+        "0.400 / 0.500 |",
+    ]
+    assert lines[-2:] == [
+        "| auto | 1 of 2 | 0.050 | 0.050 |",
+        "| always the first candidate | 0 of 2 | 0.100 | 0.250 |",
     ]

@@ -12,7 +12,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from flawline import cli
-from flawline.artefact.manifest import Origin
+from flawline.artefact.manifest import CandidateFacts, Origin, SearchFacts
 from flawline.cli import app, main
 from flawline.repository import publish
 
@@ -101,6 +101,36 @@ def test_lines_for_people(repository: Path) -> None:
     assert "damaged" in done.stdout
 
 
+def test_the_table_of_a_search_says_why(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    settings = {"detector": "exdd", "even_exposure": True}
+    tried = CandidateFacts(
+        **settings,
+        size=256,
+        trials=2,
+        found={"planted": 0.5},
+        image_auroc={"planted": 0.75},
+        merit=0.625,
+        seconds=8.4,
+        verdict="chosen: the best",
+    )
+    untried = CandidateFacts(**settings, size=384, trials=0, seconds=90.0, verdict="not tried: too long")
+    facts = SearchFacts(
+        rule="The best.", judged_by="two", labelled_defects=0, chosen=0, candidates=(tried, untried)
+    )
+    cli._show_search(facts)
+    shown, told = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if "exdd" in line]
+    assert rows == [
+        ["exdd, size 256, exposure evened", "2", "50%, 0.750", "0.625", "8", "chosen: the best"],
+        ["exdd, size 384, exposure evened", "0", "-", "-", "90", "not tried: too long"],
+    ]
+    assert told.strip() == "Judged by two. The best."
+    assert facts.statement.startswith("exdd, size 256, exposure evened. Judged by two. The best. exdd")
+
+
 def test_going_back(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +144,7 @@ def test_going_back(
 
 
 BUILD = ("build", "exdd", "--line", "bottle")
+FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0"
 
 
 @pytest.mark.parametrize(
@@ -166,6 +197,18 @@ BUILD = ("build", "exdd", "--line", "bottle")
             "--look-again 0.0: give a share above 0 and below 1",
         ),
         (
+            ("build", "auto+exdd", "--line", "bottle", "--data", FEW),
+            "'auto\\+exdd': auto chooses all detectors",
+        ),
+        (
+            ("build", "autos", "--line", "bottle", "--data", FEW),
+            "unknown detector 'autos'; there are: exdd, ",
+        ),
+        (
+            ("evaluate", "auto", "--data", FEW),
+            "12 normal training pictures of 12 items, too few to choose by",
+        ),
+        (
             ("compile", "--line", "bottle", "--target", "openvino", "--repository", "."),
             "no live line 'bottle'",
         ),
@@ -192,6 +235,7 @@ def test_an_error_is_one_sentence(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     Path("picture.yaml").write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
     Path("broken.yaml").write_text("size: [")
     Path("list.yaml").write_text("- size")

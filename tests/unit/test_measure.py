@@ -86,7 +86,7 @@ def test_what_is_wrong_is_said_before_anything_is_fitted(
     def fail(*_: object, **__: object) -> None:
         pytest.fail("fitted")
 
-    monkeypatch.setattr(job, "fit", fail)
+    monkeypatch.setattr(job, "fit_named", fail)
 
     def attempt(**options: object) -> list[Run]:
         return measure("exdd", f"folder:{pictures / 'tiles'}", recipe, seeds=[0], **options)  # type: ignore[arg-type]

@@ -160,6 +160,79 @@ class Origin(_Frozen):
     change: str
 
 
+class Candidate(_Frozen):
+    """What a search may choose.
+
+    Attributes:
+        detector: its parts, joined by +.
+        size: side of the model square in pixels.
+        even_exposure: whether each picture is first brought to one brightness and contrast.
+
+    """
+
+    detector: str
+    size: int
+    even_exposure: bool
+
+    @property
+    def title(self) -> str:
+        """The candidate in words."""
+        return f"{self.detector}, size {self.size}, exposure {'evened' if self.even_exposure else 'as it is'}"
+
+
+class CandidateFacts(Candidate):
+    """One candidate of a search, and how it did on held-out pictures.
+
+    Attributes:
+        trials: number of trials that the figures rest on, each with other pictures held out.
+        found: share of the defects of each kind found at the budgets of the search, 0 to 1; mean over the trials.
+        image_auroc: image AUROC of each kind of defect against held-out normals, 0 to 1; mean over the trials.
+        merit: figure that ranks candidates, 0 to 1; None where there was no trial.
+        behind: merit of the best candidate less its own, on the trials that it had; None where there was none.
+        error: standard error of `behind`.
+        seconds: seconds that a trial took, or would have taken.
+        verdict: why it was chosen or not, in words.
+
+    """
+
+    trials: int
+    found: dict[str, float] = {}
+    image_auroc: dict[str, float] = {}
+    merit: float | None = None
+    behind: float | None = None
+    error: float | None = None
+    seconds: float
+    verdict: str
+
+
+class SearchFacts(_Frozen):
+    """How a build chose detector and settings.
+
+    Attributes:
+        rule: how candidates were ranked and one was chosen, in words.
+        judged_by: the pictures that they were judged by, in words.
+        labelled_defects: number of labelled training defects among these.
+        chosen: position of the chosen one among `candidates`.
+        candidates: all of them, the cheapest first.
+
+    """
+
+    rule: str
+    judged_by: str
+    labelled_defects: int
+    chosen: int
+    candidates: tuple[CandidateFacts, ...]
+
+    @property
+    def statement(self) -> str:
+        """The choice and every candidate's figures, in words."""
+        told = [f"{self.candidates[self.chosen].title}. Judged by {self.judged_by}. {self.rule}"]
+        for each in self.candidates:
+            merit = "" if each.merit is None else f"merit {each.merit:.3f}, "
+            told.append(f"{each.title}: {merit}{each.verdict}.")
+        return " ".join(told)
+
+
 class ParityFacts(_Frozen):
     """How far the answers of one path lie from eager torch on the same pictures.
 
@@ -219,6 +292,7 @@ class Manifest(_Frozen):
         metrics: figures on the pictures that parity compared; None where these had no labels.
         parity: comparisons of served and trained answers.
         origin: version that it was made from; None for one that was fitted.
+        search: how detector and settings were chosen; None where the user named them.
         libraries: versions of the libraries that built it.
         artefact_key: two numbers that the graph gives and by which stages find settings and banks.
         files: SHA-256 of each other file by its path in the folder.
@@ -247,6 +321,7 @@ class Manifest(_Frozen):
     metrics: dict[str, Any] | None
     parity: tuple[ParityFacts, ...]
     origin: Origin | None = None
+    search: SearchFacts | None = None
     libraries: dict[str, str]
     artefact_key: tuple[int, int]
     files: dict[str, str]

@@ -18,6 +18,7 @@ from flawline.artefact.manifest import (
     Manifest,
     OddNormal,
     PartFacts,
+    SearchFacts,
     hashes,
     verify,
 )
@@ -39,6 +40,8 @@ from flawline.teachers import Teacher
 
 TEACHER = "teacher.safetensors"
 BATCH = 8
+CHOICE = "How it was chosen"
+"""Heading of the statement that says why the line has its detector and settings."""
 
 Found = tuple[list[Finding], Geometry]
 """What the parts of a line found on one picture, and where it lies in its square."""
@@ -58,6 +61,7 @@ class FittedLine:
         seconds: time that fitting took.
         odd_normals: normals of the highest scores among those that calibrated it, highest first.
         odd_pictures: these pictures, each with the verdict that the other normals give it; none in a loaded line.
+        search: how detector and settings were chosen; None where the user named them.
 
     """
 
@@ -70,6 +74,7 @@ class FittedLine:
     seconds: float = 0.0
     odd_normals: tuple[OddNormal, ...] = ()
     odd_pictures: tuple[tuple[Sample, Verdict], ...] = ()
+    search: SearchFacts | None = None
 
     @property
     def settings(self) -> LineSettings:
@@ -88,8 +93,11 @@ class FittedLine:
 
     @property
     def statements(self) -> dict[str, str]:
-        """What a report says of its parts, in words, by heading."""
-        return {heading: text for part in self.model.parts for heading, text in part.statements.items()}
+        """What a report says of its choice and its parts, in words, by heading."""
+        chosen = {} if self.search is None else {CHOICE: self.search.statement}
+        return chosen | {
+            heading: text for part in self.model.parts for heading, text in part.statements.items()
+        }
 
     def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
         """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal.
@@ -185,6 +193,7 @@ class FittedLine:
             rules=rules,
             data=manifest.data,
             odd_normals=manifest.odd_normals,
+            search=manifest.search,
         )
         return line, manifest
 

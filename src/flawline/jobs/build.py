@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from flawline.data import Dataset, Sample
+from flawline.jobs.auto import fit_named
 from flawline.jobs.evaluate import check_holdout, evaluate
-from flawline.jobs.fit import fit
 from flawline.jobs.release import ReleasedLine, release, reserve
 from flawline.recipe import Recipe
 
@@ -29,7 +29,8 @@ def build(
     """Build and publish a new version of a line.
 
     Args:
-        detector: one name of flawline.detectors.part.PARTS, or several joined by +.
+        detector: one name of flawline.detectors.part.PARTS, several joined by +, or `auto`; see
+            flawline.jobs.auto.fit_named.
         dataset: training pictures; its test pictures are used to compare paths and to state figures, never to fit.
         line: name under which it is served.
         repository: Triton model repository; created if missing.
@@ -38,7 +39,8 @@ def build(
         seed: seed of every random choice.
         device: `auto`, `cpu` or a CUDA device; for fitting.
         fused: whether the line is also published as one model, `<line>_fused`.
-        budget: seconds for everything that is trained; without, the recipe's steps end each training.
+        budget: seconds for everything that is trained, or of `auto` for search and fit; without, the recipe's steps
+            end each training.
         checkpoint: folder for the state of trainings, from which the same call goes on; None keeps none.
         holdout: good pictures taken another day, on which the promise is tested after publishing.
 
@@ -49,7 +51,7 @@ def build(
     """
     check_holdout(dataset, holdout)
     with reserve(repository, line, target) as staging:
-        fitted = fit(
+        fitted = fit_named(
             detector, dataset, recipe, seed=seed, device=device, budget=budget, checkpoint=checkpoint
         )
         released = release(

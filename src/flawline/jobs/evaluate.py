@@ -9,7 +9,8 @@ from flawline.data import Dataset, Sample, digests, load_dataset
 from flawline.data.leave_out import leave_out
 from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
-from flawline.jobs.fit import FittedLine, fit
+from flawline.jobs.auto import fit_named
+from flawline.jobs.fit import FittedLine
 from flawline.progress import track
 from flawline.recipe import Recipe
 from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, peak_rss_mb, spread
@@ -45,12 +46,13 @@ def measure(
     """Fit and score once per seed, streaming the pictures.
 
     Args:
-        detector: one name of flawline.detectors.part.PARTS, or several joined by +.
+        detector: one name of flawline.detectors.part.PARTS, several joined by +, or `auto`; see
+            flawline.jobs.auto.fit_named.
         data: `LAYOUT:PATH`; a layout that draws its own split draws it by the seed.
         recipe: all settings.
         seeds: one run each.
         device: for fitting and scoring.
-        budget: seconds for training a student, each seed's.
+        budget: seconds for training a student, or of `auto` for search and fit; each seed's.
         checkpoint: folder for the state of trainings, one folder a seed below it.
         command: argument vector that repeats this, for the rows.
         listed: file that lists training pictures to leave out; see flawline.data.leave_out.
@@ -69,7 +71,7 @@ def measure(
         dataset = leave_out(load_dataset(data, seed=seed), listed)
         check_test(dataset)
         check_holdout(dataset, holdout)
-        fitted = fit(
+        fitted = fit_named(
             detector,
             dataset,
             recipe,
@@ -90,12 +92,12 @@ def measure(
             seed=seed,
             fit_seconds=fitted.seconds,
             peak_rss_mb=peak_rss_mb(),
-            labels_used=f"{fitted.data.labelled_defects} defect masks"
-            if fitted.data.labelled_defects
-            else "none",
+            labels_used=_labels_used(fitted),
             command=shlex.join(command),
             holdout=None if other_day is None else other_day.result(),
         )
+        if fitted.search is not None:
+            row["chosen"] = fitted.search.candidates[fitted.search.chosen].title
         runs.append(Run(fitted, evaluation, row, other_day))
         if json_file is not None:
             merge_rows(json_file, [row])
@@ -126,6 +128,16 @@ def check_holdout(dataset: Dataset, holdout: Sequence[Sample]) -> None:
             f"such as {seen[0].image.name}; test the promise on pictures that are not"
         )
         raise DataError(msg)
+
+
+def _labels_used(fitted: FittedLine) -> str:
+    """What labels of defects the line learned from or was chosen by."""
+    used = []
+    if fitted.data.labelled_defects:
+        used.append(f"{fitted.data.labelled_defects} defect masks")
+    if fitted.search is not None and fitted.search.labelled_defects:
+        used.append(f"chosen by {fitted.search.labelled_defects} defects")
+    return ", ".join(used) or "none"
 
 
 def check_test(dataset: Dataset) -> None:

@@ -56,6 +56,7 @@ def fit(
     device: str = "auto",
     budget: float | None = None,
     checkpoint: Path | None = None,
+    trial: bool = False,
 ) -> FittedLine:
     """Fit and calibrate a line on the training split of a data set.
 
@@ -67,6 +68,7 @@ def fit(
         device: `auto`, `cpu`, `cuda`, ...
         budget: seconds for everything that is trained; without, the recipe's steps end each training.
         checkpoint: folder for the state of trainings, from which the same call goes on; None keeps none.
+        trial: whether the line is only tried and never used, so that nobody needs to know what it promises.
 
     Raises:
         RecipeError: unknown detector or unusable device.
@@ -128,6 +130,8 @@ def fit(
         look_again=recipe.second_budget,
         items=[sample.group for sample in calibrating.samples],
     )
+    if trial:
+        return fitted
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
     return fitted.with_odd_normals(calibrating.samples, found)

@@ -16,7 +16,7 @@ from flawline import __version__
 from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
 from flawline.detectors.export import LineGraph, export_onnx
-from flawline.detectors.fitted import FittedLine
+from flawline.detectors.fitted import CHOICE, FittedLine
 from flawline.detectors.odd import odd_statement
 from flawline.jobs.prove import demand_parity, prove, statement
 from flawline.progress import say
@@ -167,6 +167,7 @@ def write_artefact(
         metrics=None,
         parity=(),
         origin=origin,
+        search=fitted.search,
         libraries=_libraries(),
         artefact_key=key,
         files=hashes(folder),
@@ -209,6 +210,7 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
     facts = {
         "Line": f"{manifest.line}, version {manifest.version}",
         "Detector": manifest.detector,
+        **({} if manifest.search is None else {CHOICE: manifest.search.statement}),
         "Data": manifest.data.name,
         "Data fingerprint": manifest.data.fingerprint,
         "Teacher": f"{manifest.teacher['source']} ({manifest.teacher['fingerprint'][:12]})",

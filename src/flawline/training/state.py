@@ -77,17 +77,16 @@ class TrainingState:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             found, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
-            # One whose values can be shown tells more: another seed also chooses other pictures.
-            _, difference = min(_differences(found, json.loads(self._identity)), default=(False, ""))
-            if not difference:
+            other = difference(found, json.loads(self._identity))
+            if not other:
                 self._fill(tensors)
                 self.step, self.seconds = int(progress["step"]), float(progress["seconds"])
         except _DAMAGE as error:
             msg = f"{path} is damaged ({' '.join(str(error).split())[:200]}); remove it to train anew"
             raise ArtefactError(msg) from error
-        if difference:
+        if other:
             msg = (
-                f"{path} is the checkpoint of another training: {difference}; "
+                f"{path} is the checkpoint of another training: {other}; "
                 "give another folder, or remove this file to train anew"
             )
             raise ArtefactError(msg)
@@ -107,6 +106,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Write a safetensors file whole or not at all."""
     with written_whole(path) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+
+
+def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Say in a clause in which field two identities, as JSON values, differ; empty where they are the same."""
+    # One whose values can be shown tells more: another seed also chooses other pictures.
+    return min(_differences(found, wanted), default=(False, ""))[1]
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
