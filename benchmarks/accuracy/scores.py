@@ -105,7 +105,7 @@ def main(
     json_file: Annotated[Path, typer.Option("--json")] = RESULTS,
 ) -> None:
     """Score every set by every figure and keep the rows."""
-    held_out = [f"folder:{path}" for path in sorted(HELD_OUT.glob("*-[0-9]"))]
+    held_out = [f"folder:{path.relative_to(ROOT)}" for path in sorted(HELD_OUT.glob("*-[0-9]"))]
     chosen = sets or [*LINES, *held_out, *(real_sets(data_root) if data_root else ())]
     for data in chosen:
         for seed in map(int, seeds.split(",")):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import beta
 
 from flawline.report.promise import SHIFT_LEVEL, PromiseTest, Share, check_promise, compare_scores
@@ -85,3 +86,34 @@ def test_scores_of_one_process_are_rarely_told_apart() -> None:
     assert np.mean(told) <= SHIFT_LEVEL + 0.01
     same = rng.gamma(2.0, size=50).astype(np.float32)
     assert compare_scores(same.astype(np.float64), same).direction == "alike", "ties are no difference"
+
+
+def test_a_line_that_few_normals_calibrated_may_alarm_more_by_chance() -> None:
+    calibration = np.sort(np.random.default_rng(0).random(60)).astype(np.float32)
+    budget = 1 / 61
+
+    def tested(alarmed: int, normals: NDArray[np.float32], worth: float = 1.0) -> PromiseTest:
+        test = check_promise(np.arange(200) < alarmed, np.full(200, 0.5), budget, normals, worth)
+        assert test is not None
+        return test.model_copy(update={"shift": None})
+
+    some = tested(9, calibration)
+    assert some.low > some.budget
+    assert some.answer == "too few to tell"
+    assert "vary as much (chance" in some.sentence
+    assert tested(16, calibration).answer == "does not hold"
+    many = np.sort(np.random.default_rng(0).random(6000)).astype(np.float32)
+    assert tested(9, many).answer == "does not hold", "many normals leave little to chance"
+    assert tested(9, many, 0.01).answer == "too few to tell", "unless they are of few items"
+
+
+def test_lines_whose_promise_holds_are_rarely_accused() -> None:
+    rng = np.random.default_rng(1)
+    accused = 0
+    for _ in range(400):
+        calibration = np.sort(rng.random(60)).astype(np.float32)
+        fresh = rng.random(200)
+        test = check_promise(fresh > calibration[-1], fresh, 1 / 61, calibration)
+        assert test is not None
+        accused += test.answer == "does not hold"
+    assert accused <= 400 * 0.04

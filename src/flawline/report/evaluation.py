@@ -252,6 +252,7 @@ class Evaluation:
                 normal_scores,
                 self.budget,
                 self.calibration,
+                self.worth,
             ),
             image_auroc=image.auroc,
             image_ap=image.ap,

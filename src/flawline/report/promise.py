@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy.stats import binomtest, ks_2samp
+from scipy.stats import betabinom, binomtest, ks_2samp
 
 CONFIDENCE = 0.95
 """Of the exact intervals around measured shares (Clopper and Pearson, 1934)."""
@@ -88,6 +88,10 @@ class PromiseTest(BaseModel):
         budget: share that was promised, 0 to 1.
         low, high: exact interval of the true share with CONFIDENCE, 0 to 1.
         shift: whether their scores differ from those that calibrated the line; None where these are not known.
+        chance: chance of at least so many alarms where the promise holds; None where it is not known how many
+            normals calibrated the line. The share that one line alarms varies around the budget as a Beta
+            distribution, the more the fewer normals calibrated it (Vovk 2012, Conditional validity of inductive
+            conformal predictors), so the count is beta-binomial.
 
     """
 
@@ -99,6 +103,14 @@ class PromiseTest(BaseModel):
     low: float
     high: float
     shift: Shift | None
+    chance: float | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether so many alarms are too many for chance, at half of what CONFIDENCE leaves."""
+        if self.chance is None:
+            return self.low > self.budget
+        return self.chance < (1 - CONFIDENCE) / 2
 
     @property
     def expected(self) -> float:
@@ -109,11 +121,11 @@ class PromiseTest(BaseModel):
     def answer(self) -> Answer:
         """What the counts and the scores say of the promise.
 
-        It does not hold where the whole interval lies above the budget, and does not carry over where the pictures
-        score higher than those that it rests on. It holds where no more alarmed than the budget allows, of enough
+        It does not hold where so many alarms are no chance, and does not carry over where the pictures score higher
+        than those that it rests on. It holds where no more alarmed than the budget allows, of enough
         pictures to expect one alarm. All else is too few to tell.
         """
-        if self.low > self.budget:
+        if self.broken:
             return "does not hold"
         if self.shift is not None and self.shift.direction == "higher":
             return "does not carry over"
@@ -131,8 +143,13 @@ class PromiseTest(BaseModel):
         counted = (
             f"{self.alarmed} of {self.normals} good {noun} alarmed; {self.expected:.1f} expected at a budget of "
             f"{100 * self.budget:.3g}%; the true share lies between {percent(self.low)} and {percent(self.high)} "
-            f"with {CONFIDENCE:.0%} confidence: {answer}."
+            f"with {CONFIDENCE:.0%} confidence: {answer}"
         )
+        if self.chance is not None and self.low > self.budget and not self.broken:
+            counted += (
+                f", since lines that so few good pictures calibrated vary as much (chance {self.chance:.0%})"
+            )
+        counted += "."
         return counted if self.shift is None else f"{counted} {self.shift.sentence}"
 
 
@@ -141,6 +158,7 @@ def check_promise(
     scores: NDArray[np.float64],
     budget: float,
     calibration: NDArray[np.float32] | None,
+    worth: float = 1.0,
 ) -> PromiseTest | None:
     """Test a promise on good pictures that neither trained nor calibrated the line.
 
@@ -149,6 +167,7 @@ def check_promise(
         scores: FP64 [n], their scores.
         budget: share of good pictures that may be called defective, in (0, 1).
         calibration: FP32 [m], scores of the normals that calibrated the line; None if they are not known.
+        worth: how many independent pictures each of these counts for, in (0, 1].
 
     Returns:
         None where there are no pictures.
@@ -158,14 +177,20 @@ def check_promise(
         return None
     seen = Share(int(called.sum()), len(called))
     low, high = seen.interval
-    known = calibration is not None and len(calibration) > 0
+    shift = chance = None
+    if calibration is not None and len(calibration):
+        shift = compare_scores(scores, calibration)
+        strength = worth * len(calibration) + 1
+        tail = betabinom(seen.total, budget * strength, (1 - budget) * strength)
+        chance = float(tail.sf(seen.count - 1))
     return PromiseTest(
         normals=seen.total,
         alarmed=seen.count,
         budget=budget,
         low=low,
         high=high,
-        shift=compare_scores(scores, calibration) if known and calibration is not None else None,
+        shift=shift,
+        chance=chance,
     )
 
 

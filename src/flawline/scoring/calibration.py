@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from flawline.errors import DataError
 
 Method = Literal["split", "k-fold"]
+TOP = 0.1
+"""Share of the normals, the highest scores, by which `worth_of` tells how alike pictures of one item are."""
 Floats = NDArray[np.float32]
 
 
@@ -38,12 +40,12 @@ def worth_of(scores: NDArray[np.floating], items: Sequence[str]) -> float:
     """How many independent pictures each picture counts for, in (0, 1], where items were photographed many times.
 
     The inverse of Kish's design effect, 1 + (m - 1) rho (Kish 1965, Survey Sampling): m is the mean size of the
-    item of a picture, rho the share of the variance of log scores that lies between items, by analysis of
-    variance. Pictures of one item that score alike count as one; those that score as differently as any others
-    count fully.
+    item of a picture, and rho how alike pictures of one item are in what a threshold asks, whether their scores are
+    among the highest (the highest TOP of all): the share of that variance that lies between items, by analysis of
+    variance. Pictures of one item that score high together count as one; those that do so by chance count fully.
 
     Args:
-        scores: FP [n], at least 0, raw scores of normals.
+        scores: FP [n], raw scores of normals.
         items: name of the item that each shows.
 
     """
@@ -51,10 +53,10 @@ def worth_of(scores: NDArray[np.floating], items: Sequence[str]) -> float:
     count, groups = len(scores), len(sizes)
     if groups in (1, count):
         return 1.0
-    logs = np.log(np.maximum(scores.astype(np.float64), np.finfo(np.float32).tiny))
-    means = np.bincount(members, logs) / sizes
-    within = float(((logs - means[members]) ** 2).sum()) / (count - groups)
-    between = float((sizes * (means - logs.mean()) ** 2).sum()) / (groups - 1)
+    high = (scores >= np.sort(scores)[-math.ceil(TOP * count)]).astype(np.float64)
+    means = np.bincount(members, high) / sizes
+    within = float(((high - means[members]) ** 2).sum()) / (count - groups)
+    between = float((sizes * (means - high.mean()) ** 2).sum()) / (groups - 1)
     own_size = float((sizes**2).sum()) / count
     typical = (count - own_size) / (groups - 1)
     total = between + (typical - 1) * within
