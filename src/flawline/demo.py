@@ -21,9 +21,9 @@ from flawline_client import Inspection, InspectionClient
 from flawline_client.overlay import save_overlay
 
 LINE = "demo"
-DETECTOR = "ddpm_ast+exdd"
-RECIPE = Recipe.model_validate({"name": "demo", "ddpm_ast": {"training": {"steps": 250}}})
-"""A student of a minute or two; its own default is four times as long."""
+DETECTOR = "exdd"
+RECIPE = Recipe(name="demo")
+"""All defaults."""
 OVERLAYS = 12
 
 
