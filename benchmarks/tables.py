@@ -32,9 +32,7 @@ FIGURES = {
 
 HEADLINES = {
     ("kolektorsdd:kolektorsdd", "exdd", "patchcore"): "KolektorSDD (cracks)",
-    ("kolektorsdd:kolektorsdd", "exdd", "exdd"): "the same, 30 labelled defects",
     ("magnetic_tile:magnetic_tile", "exdd", "patchcore"): "Magnetic Tile (five kinds)",
-    ("magnetic_tile:magnetic_tile", "sacd+exdd", "synthetic"): "the same",
     ("surfaces", "exdd", "patchcore"): "generated weave",
 }
 """Rows of README's table by data set, detector and recipe, and what it calls the data."""

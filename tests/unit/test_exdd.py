@@ -93,9 +93,13 @@ def test_folds_embed_nothing_again_while_memory_suffices(
     assert_same(again, found)
 
 
-def test_a_fold_is_scored_by_banks_that_never_saw_it(dataset: Dataset, teacher: str) -> None:
-    """A bank that keeps every patch knows its own pictures: the scores of a fold are then next to nothing."""
-    recipe = small_recipe(teacher, positive="none", exdd={"min_bank": 20_000})
+@pytest.mark.parametrize("positive", ["none", "synthetic"])
+def test_a_fold_is_scored_by_banks_that_never_saw_it(dataset: Dataset, teacher: str, positive: str) -> None:
+    """A bank that keeps every patch knows its own pictures: the scores of a fold are then next to nothing.
+
+    Nor may a synthetic defect on a picture of the fold, or with material from it, be in the positive bank.
+    """
+    recipe = small_recipe(teacher, positive=positive, exdd={"min_bank": 20_000})
     part, given = fitted(dataset, recipe)
     order = [row for fold in FOLDS for row in fold]
     found = part.cross(FOLDS)

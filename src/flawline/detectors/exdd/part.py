@@ -1,6 +1,7 @@
 """`exdd` as a part of a line: patch features in the graph, two memory banks beside it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
@@ -135,8 +136,24 @@ class ExDDPart(Part):
             options=self._ratio.model_dump(mode="json"),
         )
 
+    def _positive_without(
+        self, fold: NDArray[np.int64], filler: BankFiller, context: Context
+    ) -> MemoryBank | None:
+        """The positive bank, of synthetic defects made without the normals of a fold."""
+        synthesis = self.config.synthesis or context.synthesis
+        if self.positive is None or _labelled(self.config, context) or synthesis.trainings:
+            return self.positive
+        known = set(fold.tolist())
+        others = context.normals.chosen(row for row in range(len(context.normals)) if row not in known)
+        _, defects = _defects(self.config, replace(context, normals=others))
+        return filler.positive_bank(defects)
+
     def cross(self, folds: Sequence[NDArray[np.int64]]) -> list[Finding]:
-        """See Part: each normal is scored by a negative bank that never saw its fold."""
+        """See Part: each normal is scored by banks that never saw its fold.
+
+        Nor is there a synthetic defect on its fold, or with material from it, in the positive bank: what lies near
+        one's own texture would look like a defect. Only a synthesis that trains is not repeated for each fold.
+        """
         if self.cross_fitting is None:
             msg = "the banks are not being fitted; there is nothing left to fit them from by folds"
             raise RuntimeError(msg)
@@ -144,6 +161,7 @@ class ExDDPart(Part):
         found = []
         for number, fold in enumerate(folds, start=1):
             negative = filler.negative_bank(pool.without(fold))
+            far = self._positive_without(fold, filler, context)
             for start in track(range(0, len(fold), BATCH), f"calibrating, fold {number} of {len(folds)}"):
                 for row in fold[start : start + BATCH].tolist():
                     kept = pool.embeddings.get(row)
@@ -152,7 +170,7 @@ class ExDDPart(Part):
                         if kept is None
                         else kept.to(pool.patches.device)
                     )
-                    positive = None if self.positive is None else self.positive.search(embedding)
+                    positive = None if far is None else far.search(embedding)
                     found.append(
                         find_ratio(
                             negative.search(embedding), positive, context.normals.geometry(row), self._ratio
