@@ -559,4 +559,6 @@ def test_a_picture_that_is_not_passed_shows_its_strongest_place() -> None:
     assert y1 < 812 < y2 < 900
     same = Answer.of(found)
     assert compare_large(found, same.boxes, line.min_area, always=True).lost == 0
-    assert compare_large(found, same.boxes[:0], line.min_area, always=True).lost == 0
+    assert compare_large(found, same.boxes[:0], line.min_area, always=True).lost == 1
+    moved = same.boxes + np.array([[600, 0, 600, 0, 0, 0]], np.float32)
+    assert compare_large(found, moved, line.min_area, always=True).lost == 1

@@ -248,14 +248,25 @@ def compare_large(
         regions_of(full, (full >= limit).astype(np.uint8), reference.geometry, area)
         for limit, area in ((1 - slack, 1), (1 + slack, min_area))
     )
-    if always and not len(narrow) and len(served) == 1:
-        top = float(full.max())
-        return BoxDifference(int(abs(served[0, 4] - top) > 2 * MAP_LIMIT * max(top, 1.0)), math.inf)
+    if always and not len(narrow) and len(served) < 2:
+        return BoxDifference(0 if len(served) and _on_peak(served[0], reference) else 1, math.inf)
     more = [box for box in served if not _within(box[None], wide, box[4:5]).any()]
     left = [
         box for box in narrow if not _within(box[None], served, box[4:5]).any() and not _cut_off(box, served)
     ]
     return BoxDifference(len(left) + len(more), math.inf)
+
+
+def _on_peak(box: Floats, reference: Verdict) -> bool:
+    """Whether a box [6] is as strong as the largest pixel of the whole map, and lies on one of about that strength."""
+    full, place = reference.full_map, reference.geometry
+    top = float(full.max())
+    slack = 2 * MAP_LIMIT * max(top, 1.0)
+    scale_x, scale_y = place.width / place.inner_width, place.height / place.inner_height
+    rows, columns = np.nonzero(full >= top - slack)
+    x, y = columns * scale_x, rows * scale_y
+    covered = (x >= box[0] - scale_x) & (x <= box[2]) & (y >= box[1] - scale_y) & (y <= box[3])
+    return bool(abs(box[4] - top) <= slack and covered.any())
 
 
 def _within(inner: Floats, outer: Floats, strength: Floats) -> NDArray[np.bool_]:
