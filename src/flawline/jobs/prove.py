@@ -258,7 +258,7 @@ def compare_large(
 
 
 def _on_peak(box: Floats, reference: Verdict) -> bool:
-    """Whether a box [6] is as strong as the largest pixel of the whole map, and lies on one of about that strength."""
+    """Whether a box [6] is as strong as the largest pixel of the whole map, and lies on one about as strong."""
     full, place = reference.full_map, reference.geometry
     top = float(full.max())
     slack = 2 * MAP_LIMIT * max(top, 1.0)
