@@ -160,24 +160,28 @@ def test_the_table_keeps_teachers_apart_and_shows_a_dash_for_what_is_not_known()
     unknown = {"recall_at_budget": None, "false_alarm_rate": None}
     table = accuracy_table(
         [
-            row | {"teacher": "builtin@1"},
+            row | {"teacher": "efficientnet_lite0@1"},
+            row | {"teacher": "builtin@4"},
             row | {"teacher": "out/teachers/random-0@2", "image_auroc": 0.25},
             row | {"teacher": "out/teachers/random-1@3", "image_auroc": 0.75},
-            row | {"teacher": "builtin@1", "detector": "patchcore (anomalib 1.2.3)"} | unknown,
+            row | {"teacher": "efficientnet_lite0@1", "detector": "patchcore (anomalib 1.2.3)"} | unknown,
         ]
     )
     lines = table.splitlines()[2:]
     assert [line.split(" | ")[1] for line in lines] == [
         "exdd, patchcore",
+        "exdd, patchcore, teacher builtin",
         "exdd, patchcore, teacher of random weights",
         "patchcore (anomalib 1.2.3), patchcore",
     ]
     heads = [head.strip(" |") for head in table.splitlines()[0].split(" | ")]
     assert heads[4:7] == ["found at 1 % budget", "false alarms", "image AUROC"], "the operating point leads"
     assert "found at 1 % (ROC)" not in heads, "no row has it"
-    assert lines[1].split(" | ")[3:7] == ["2", "0.500 ± 0.000", "0.500 ± 0.000", "0.500 ± 0.354"]
-    assert lines[2].split(" | ")[4:6] == ["–", "–"]
-    (newer,) = accuracy_table([row | {"teacher": "builtin@1", "found_at_1": 0.25}]).splitlines()[2:]
+    assert lines[2].split(" | ")[3:7] == ["2", "0.500 ± 0.000", "0.500 ± 0.000", "0.500 ± 0.354"]
+    assert lines[3].split(" | ")[4:6] == ["–", "–"]
+    (newer,) = accuracy_table([row | {"teacher": "efficientnet_lite0@1", "found_at_1": 0.25}]).splitlines()[
+        2:
+    ]
     assert newer.split(" | ")[4:7] == ["0.500", "0.500", "0.250"]
 
 
