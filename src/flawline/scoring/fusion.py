@@ -68,7 +68,10 @@ def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bo
         full = np.rint(full / step).astype(np.float32) * step
     if sigma > 0:
         full = cv2.GaussianBlur(full, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
-    full[~geometry.pixel_mask()] = 0.0
+    full[geometry.inner_height :] = 0.0
+    full[:, geometry.inner_width :] = 0.0
+    if geometry.ignored is not None:
+        full[geometry.ignored.square] = 0.0
     return cast(Floats, full)
 
 
@@ -89,7 +92,10 @@ def strongest(full: Floats, geometry: Geometry, share: float) -> float:
 
     With windows the share is one of SHARED_AREA, however large the picture and its windows are.
     """
-    inside = full[geometry.pixel_mask()]
+    if geometry.ignored is None:  # a slice, since large pictures have millions of pixels
+        inside = full[: geometry.inner_height, : geometry.inner_width].ravel()
+    else:
+        inside = full[geometry.pixel_mask()]
     area = inside.size if geometry.layout is None else min(inside.size, SHARED_AREA)
     # In FP32, so that a share means the same number of pixels in every version of a line's settings.
     count = max(1, round(float(np.float32(share)) * area))

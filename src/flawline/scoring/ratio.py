@@ -41,7 +41,7 @@ class ImageScore(StrEnum):
     positive term at the patch farthest from the *positive* bank, which need not be the same patch.
 
     All but MAP weight one patch by its neighbourhood. With two neighbours that weight swings between a half and one
-    by chance, which costs up to 19 points of AUROC: see docs/results.md.
+    by chance, which costs up to six points of AUROC: see docs/results.md.
     """
 
     MAP = "map"
