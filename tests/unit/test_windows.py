@@ -27,6 +27,7 @@ from flawline.jobs.preview import preview
 from flawline.jobs.prove import Answer, compare_large
 from flawline.recipe import Recipe, WindowsConfig, read_recipe
 from flawline.report.evaluation import Evaluation
+from flawline.report.metrics import is_located
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import strongest
 from flawline.scoring.picture import Geometry, Layout, letterbox
@@ -562,3 +563,17 @@ def test_a_picture_that_is_not_passed_shows_its_strongest_place() -> None:
     assert compare_large(found, same.boxes[:0], line.min_area, always=True).lost == 1
     moved = same.boxes + np.array([[600, 0, 600, 0, 0, 0]], np.float32)
     assert compare_large(found, moved, line.min_area, always=True).lost == 1
+
+
+def test_a_defect_of_a_large_picture_is_located_in_all_its_pixels() -> None:
+    """Not in the reduced map that travels, whose pixels are several of the picture's."""
+    line = line_of(SETTINGS)
+    geometry = line.place(4000, 3000)
+    patches = np.full((geometry.plane[0] // 4, geometry.plane[1] // 4), 0.5, np.float32)
+    patches[500:505, 700:705] = 9.0
+    found = judge([Finding(map=patches)], geometry, line, np.zeros(20, np.float32))
+    assert found.anomaly_map.shape != geometry.plane
+    truth = np.zeros((3000, 4000), np.bool_)
+    truth[2000:2020, 2800:2820] = True
+    assert is_located(found, truth)
+    assert not is_located(found, np.roll(truth, 400, axis=1))

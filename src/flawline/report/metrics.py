@@ -60,12 +60,12 @@ def threshold_at(normals: NDArray[np.float64], false_alarm: float) -> float:
 
 
 def strongest_place(verdict: Verdict) -> tuple[float, float] | None:
-    """Row and column in the model square of the largest pixel of a map on the picture.
+    """Row and column in the model's plane of the largest pixel of a map on the picture.
 
     Without a map, the centre of the strongest box; None without either.
     """
     geometry = verdict.geometry
-    inside = verdict.anomaly_map[: geometry.inner_height, : geometry.inner_width]
+    inside = verdict.full_map[: geometry.inner_height, : geometry.inner_width]
     if inside.any():
         row, column = np.unravel_index(int(inside.argmax()), inside.shape)
         return float(row), float(column)
