@@ -1,4 +1,4 @@
-"""A line of windows on a real server: a defect of 20 pixels on a picture of 4,000 x 3,000, through every door."""
+"""A line of windows on a real server: a defect of 20 pixels on 4,000 x 3,000, and on a quarter of that."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from flawline.artefact.manifest import Manifest, verify
 from flawline.artefact.served import ServedLine
 from flawline.cli import app
 from flawline.data.surfaces import SurfaceOptions, load, plant_defect, render_surface
-from flawline.jobs.derive import calibrate_line, compile_line
 from flawline.repository.names import discrepancy
 from flawline.repository.publish import live_artefact
 from flawline.serving.tritonserver import TritonServer
@@ -37,7 +36,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("windows")
     drawn = SurfaceOptions(
         family="cast",
-        size=(400, 560),
+        size=(300, 420),
         normals=14,
         test_normals=3,
         test_defects=3,
@@ -91,6 +90,15 @@ def flawed() -> tuple[Pixels, tuple[int, int, int, int]]:
     return np.rint(plain * 255).astype(np.uint8), (left + x, top + y, width, height)
 
 
+@pytest.fixture(scope="module")
+def quarter(flawed: tuple[Pixels, tuple[int, int, int, int]]) -> tuple[Pixels, tuple[int, int, int, int]]:
+    """A quarter of that picture around the pit: still so large that its map is reduced, and four times as fast."""
+    picture, (x, y, width, height) = flawed
+    top, left = 1100, 1400
+    cut = picture[top : top + HEIGHT // 2, left : left + WIDTH // 2]
+    return np.ascontiguousarray(cut), (x - left, y - top, width, height)
+
+
 def test_the_build_proved_every_path_by_windows(manifest: Manifest) -> None:
     assert manifest.windows is not None
     assert (manifest.size, manifest.windows.scale, manifest.windows.step) == (WINDOW, 1, 192)
@@ -117,11 +125,14 @@ def test_the_report_says_that_there_are_windows(repository: Path) -> None:
     assert "windows of 256 pixels, at least 64 of which overlap, at 1 pixels for each pixel" in told
 
 
-@pytest.mark.parametrize("model", DOORS)
-def test_twenty_pixels_of_twelve_million_are_found(
-    client: InspectionClient, flawed: tuple[Pixels, tuple[int, int, int, int]], model: str
+@pytest.mark.parametrize(
+    ("model", "seen"), [("plate", "quarter"), ("plate_pixels", "quarter"), ("plate_fused", "flawed")]
+)
+def test_twenty_pixels_of_millions_are_found(
+    client: InspectionClient, request: pytest.FixtureRequest, model: str, seen: str
 ) -> None:
-    picture, (x, y, width, height) = flawed
+    picture, (x, y, width, height) = request.getfixturevalue(seen)
+    full_height, full_width = picture.shape[:2]
     if model == "plate_pixels":
         answer = client.inspect("plate", picture)
     else:
@@ -133,23 +144,24 @@ def test_twenty_pixels_of_twelve_million_are_found(
     assert max(x2 - x1, y2 - y1) <= 64, "not much larger than the defect"
     assert answer.anomaly_map.size <= 768 * 1024
     row, column = np.unravel_index(answer.anomaly_map.argmax(), answer.anomaly_map.shape)
-    found = (column * WIDTH / answer.anomaly_map.shape[1], row * HEIGHT / answer.anomaly_map.shape[0])
+    map_height, map_width = answer.anomaly_map.shape
+    found = (column * full_width / map_width, row * full_height / map_height)
     assert found == pytest.approx((x + width / 2, y + height / 2), abs=24)
-    heat = answer.heat_map(WIDTH, HEIGHT)
-    assert heat.shape == (HEIGHT, WIDTH)
+    heat = answer.heat_map(full_width, full_height)
+    assert heat.shape == (full_height, full_width)
     assert np.unravel_index(heat.argmax(), heat.shape) == pytest.approx(
         (y + height / 2, x + width / 2), abs=24
     )
-    assert draw_overlay(answer, picture).width == 2048
+    assert draw_overlay(answer, picture).width == min(2048, full_width)
 
 
 def test_the_answer_fits_into_what_grpc_takes_by_default(
-    server: TritonServer, repository: Path, flawed: tuple[Pixels, tuple[int, int, int, int]]
+    server: TritonServer, repository: Path, quarter: tuple[Pixels, tuple[int, int, int, int]]
 ) -> None:
     limit = [("grpc.max_receive_message_length", FOUR_MB), ("grpc.max_send_message_length", -1)]
     with InferenceServerClient(server.grpc_url, channel_args=limit) as plain:
-        result = plain.infer("plate_fused", [image(encoded(flawed[0]))], client_timeout=300)
-    expected = ServedLine(live_artefact(repository, "plate"), threads=1).inspect([flawed[0]])[0]
+        result = plain.infer("plate_fused", [image(encoded(quarter[0]))], client_timeout=300)
+    expected = ServedLine(live_artefact(repository, "plate"), threads=1).inspect([quarter[0]])[0]
     np.testing.assert_allclose(result.as_numpy("ANOMALY_MAP")[0], expected.anomaly_map, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(result.as_numpy("BOXES")[0], expected.boxes, rtol=1e-2, atol=1.0)
 
@@ -200,10 +212,14 @@ def test_no_native_backend_is_asked_to_cut_windows(repository: Path) -> None:
     assert (model / "configs" / "native.pbtxt").read_text() == (model / "config.pbtxt").read_text()
 
 
-def test_a_line_of_windows_is_calibrated_and_compiled_again(repository: Path) -> None:
-    other = calibrate_line(repository, "plate", false_alarm=0.4).manifest
-    assert other.calibration.asked_false_alarm == 0.4
-    again = compile_line(repository, "plate", "onnxruntime").manifest
+def test_a_line_of_windows_is_calibrated_and_compiled_again_by_command(repository: Path) -> None:
+    derive = ["--line", "plate", "--repository", str(repository)]
+    app(["calibrate", *derive, "--false-alarm", "0.4", "--look-again", "0.6"], standalone_mode=False)
+    other = verify(live_artefact(repository, "plate"))
+    assert (other.version, other.calibration.asked_false_alarm, other.calibration.look_again) == (2, 0.4, 0.6)
+    app(["compile", *derive, "--target", "onnxruntime"], standalone_mode=False)
+    again = verify(live_artefact(repository, "plate"))
+    assert (again.version, again.target) == (3, "onnxruntime")
     for derived in (other, again):
         assert derived.windows == other.windows is not None
         assert all(fact.decisions_flipped == 0 for fact in derived.parity)
