@@ -51,7 +51,7 @@ from flawline.recipe import Recipe
 spec, count = sys.argv[1], int(sys.argv[2])
 whole = load_dataset(spec)
 part = replace(whole, samples=(*whole.train_normals[:count], *whole.train_defects[:4], *whole.test[:8]))
-recipe = Recipe.model_validate({"size": 128, "false_alarm": 0.1, "adapt": {"steps": 20}})
+recipe = Recipe.model_validate({"size": 128, "false_alarm": 0.1, "adapt": {"steps": 4}})
 fitted = fit("exdd", part, recipe, seed=0)
 verdicts = fitted.inspect([sample.read_image() for sample in part.test])
 held_out = len(fitted.calibration.scores) if fitted.calibration.method == "split" else 0
