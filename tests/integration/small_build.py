@@ -26,13 +26,13 @@ class Published:
         return self.repository / discrepancy(line) / str(self.built[line].manifest.version)
 
 
-def draw(family: str, folder: Path) -> Dataset:
+def draw(family: str, folder: Path, *, normals: int = 40, tested: int = 8) -> Dataset:
     options = SurfaceOptions(
         family=family,
         size=(SIZE, SIZE),
-        normals=40,
-        test_normals=8,
-        test_defects=8,
+        normals=normals,
+        test_normals=tested,
+        test_defects=tested,
         train_defects=4,
         contrast=3.0,
         scale=2.0,

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return draw("woven", tmp_path_factory.mktemp("data"))
+    return draw("woven", tmp_path_factory.mktemp("data"), normals=24, tested=4)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(data: Dataset, repository: Path) -> ReleasedLine:
-    recipe = Recipe.model_validate({**LEARNT, "size": SIZE, "even_exposure": False})
+    few = {"even_exposure": False, "synthetic_count": 8}  # one exposure; trials have synthetic positive banks
+    recipe = Recipe.model_validate({**LEARNT, "size": SIZE, **few})
     return build("auto", data, "chosen", repository=repository, recipe=recipe)
 
 
