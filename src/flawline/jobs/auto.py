@@ -258,6 +258,7 @@ class _Search:
         self._judges = Judges.of(recipe, list(kinds), self._folds)
         self._pictures: dict[int, dict[str, tuple[Sample, ...]]] = {}
         self._draws: dict[int, list[dict[str, NDArray[np.int64]]]] = {}
+        self._drawn: dict[tuple[Candidate, int], NDArray[np.float64]] = {}
         self._untried: dict[Candidate, float] = {}
         self._identity = {
             "data": dataset.fingerprint(),
@@ -455,6 +456,12 @@ class _Search:
 
     def _merits(self, trial: Trial) -> NDArray[np.float64]:
         """Merit in a trial: FP64 [1 + DRAWS], as measured, then of each draw of the bootstrap."""
+        key = (trial.candidate, trial.fold)
+        if key not in self._drawn:  # every comparison asks again, and a trial's scores never change
+            self._drawn[key] = self._merits_anew(trial)
+        return self._drawn[key]
+
+    def _merits_anew(self, trial: Trial) -> NDArray[np.float64]:
         if trial.fold not in self._draws:
             groups = {
                 kind: [sample.group for sample in samples]
