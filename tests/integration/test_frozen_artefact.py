@@ -72,13 +72,13 @@ def test_it_is_served_and_gets_another_budget(home: Path, tmp_path: Path) -> Non
                 assert result.as_numpy("SCORE").item() == pytest.approx(expected["score"], rel=1e-4)
                 assert result.as_numpy("IS_DEFECT").item() is expected["is_defect"]
                 assert result.as_numpy("VERDICT").item() == (2 if expected["is_defect"] else 0)
-    released = calibrate_line(repository, "frozen", false_alarm=0.3)
-    assert (released.manifest.version, released.manifest.calibration.false_alarm) == (2, 0.3)
+    released = calibrate_line(repository, "frozen", look_again=0.75)
+    facts = released.manifest.calibration
+    assert (released.manifest.version, facts.false_alarm) == (2, read(folder).calibration.false_alarm)
+    assert (facts.asked_look_again, facts.look_again) == (0.75, 0.75)
     assert released.manifest.origin is not None
     assert released.manifest.origin.version == 1
     assert all(fact.decisions_flipped == 0 for fact in released.manifest.parity)
-    again = calibrate_line(repository, "frozen", look_again=0.75).manifest.calibration
-    assert (again.false_alarm, again.asked_look_again, again.look_again) == (0.3, 0.75, 0.75)
     with server_of(repository) as server, InferenceServerClient(server.grpc_url) as client:
         result = client.infer("frozen", [image(pictures_of(home)["001.png"])])
         assert result.as_numpy("P_VALUE").item() == pytest.approx(0.7)
