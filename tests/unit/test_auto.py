@@ -20,7 +20,7 @@ from flawline.jobs import auto
 from flawline.jobs.auto import SEARCH_FILE, Choice, detectors_of, fit_named, search, surroundings
 from flawline.jobs.evaluate import measure
 from flawline.jobs.fit import fit
-from flawline.jobs.judging import HANDFUL, LABELLED, OWN, Figures, Judges, figures, lots, plan_folds
+from flawline.jobs.judging import HANDFUL, LABELLED, OWN, Figures, Fold, Judges, figures, lots, plan_folds
 from flawline.recipe import Recipe
 
 QUICK: dict[str, Any] = {
@@ -217,10 +217,31 @@ def test_a_recipe_for_one_detector_is_tried_with_that_one() -> None:
 Score = Callable[[Any, Sequence[Sample]], Sequence[float]]
 
 
+@pytest.fixture(scope="module")
+def drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, tuple[Sample, ...]]]:
+    """`Judges.pictures` that draws the same pictures only once for all searches: most of their time is that."""
+    folder, draw, drawn = tmp_path_factory.mktemp("judges"), Judges.pictures, {}
+
+    def pictures(
+        judges: Judges, fold: Fold, own: Path, seed: int, hidden: Any = None
+    ) -> dict[str, tuple[Sample, ...]]:
+        if hidden is not None:
+            return draw(judges, fold, own, seed, hidden)
+        key = (repr(judges), fold.number, fold.held_out, fold.labelled, seed)
+        if key not in drawn:
+            drawn[key] = draw(judges, fold, folder / str(len(drawn)), seed)
+        return drawn[key]
+
+    return pictures
+
+
 @pytest.fixture
-def trials(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+def trials(
+    monkeypatch: pytest.MonkeyPatch, drawn_once: Callable[..., dict[str, tuple[Sample, ...]]]
+) -> SimpleNamespace:
     """Takes the place of fits: `score` gives a fitted candidate's scores, `probe` is what a fit
     with a budget gives, `fitted` lists every fit."""
+    monkeypatch.setattr(Judges, "pictures", drawn_once)
     state = SimpleNamespace(fitted=[], score=None, probe=None)
 
     def made_up(detector: str, dataset: Dataset, recipe: Recipe, **options: Any) -> SimpleNamespace:
