@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from small_build import LARGER, LEARNT, SIZE, Published, draw
+from small_build import BUILTIN, LARGER, LEARNT, SIZE, Published, draw
 
 from flawline.jobs.build import build
 from flawline.recipe import Recipe
@@ -13,7 +13,7 @@ pytest.register_assert_rewrite("asking")
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """`woven` with a positive bank and a tuned teacher; `metal` without either, by ONNX Runtime, not fused.
+    """`woven` with a positive bank and the default teacher, tuned; `metal` by ONNX Runtime, not fused.
 
     Good pictures of `metal` are tried on `woven` as those of another day would be.
     """
@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     }
     recipe = Recipe.model_validate({"size": SIZE, "false_alarm": 0.05, "adapt": {"steps": 8}})
     plain = Recipe.model_validate(
-        {"size": SIZE, "false_alarm": 0.05, "positive": "none", "parity_pictures": 4}
+        {**BUILTIN, "size": SIZE, "false_alarm": 0.05, "positive": "none", "parity_pictures": 4}
     )
     repository = folder / "repository"
     metal = [sample for sample in data["metal"].test if not sample.is_defect]

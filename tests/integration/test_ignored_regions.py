@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from asking import Pixels, encoded, image, pixels, server_of
 from PIL import Image
-from small_build import LEARNT, SIZE
+from small_build import BUILTIN, LEARNT, SIZE
 from tritonclient.grpc import InferenceServerClient, InferResult
 from tritonclient.utils import InferenceServerException
 
+from flawline.artefact.manifest import verify
 from flawline.artefact.served import ServedLine
 from flawline.data import Dataset
 from flawline.data.surfaces import SurfaceOptions, load
 from flawline.errors import DataError
 from flawline.jobs.build import build
-from flawline.jobs.derive import calibrate_line, compile_line
+from flawline.jobs.derive import calibrate_line
 from flawline.recipe import Recipe
 from flawline.repository.publish import live_artefact
 from flawline.serving.tritonserver import TritonServer
@@ -58,7 +59,13 @@ def repository(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[DISPLAY] = 255
     Image.fromarray(mask).save(folder / "mask.png")
-    fixed = {"size": SIZE, "false_alarm": 0.1, "ignore": folder / "mask.png", "sacd": LEARNT["sacd"]}
+    fixed = {
+        "size": SIZE,
+        "false_alarm": 0.1,
+        "ignore": folder / "mask.png",
+        "sacd": LEARNT["sacd"],
+        **BUILTIN,
+    }
     for line, detector in (("banks", "exdd"), ("pair", "sacd+exdd")):
         built = build(detector, data, line, repository=folder / "models", recipe=Recipe.model_validate(fixed))
         assert built.manifest.ignored is not None
@@ -114,9 +121,9 @@ def test_another_view_is_refused_naming_both_shapes(server: TritonServer, data: 
 
 
 def test_a_derived_version_ignores_the_same(data: Dataset, repository: Path, tmp_path: Path) -> None:
-    compiled = compile_line(repository, "banks", "onnxruntime")
-    assert compiled.manifest.ignored is not None
-    assert calibrate_line(repository, "banks", false_alarm=0.2).manifest.ignored == compiled.manifest.ignored
+    built = verify(live_artefact(repository, "banks"))
+    assert built.ignored is not None
+    assert calibrate_line(repository, "banks", false_alarm=0.2).manifest.ignored == built.ignored
     wide = []
     for number, sample in enumerate(data.train_normals):
         path = tmp_path / f"{number}.png"

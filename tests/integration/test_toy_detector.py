@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from asking import image, pixels, server_of
-from small_build import SIZE, draw
+from small_build import BUILTIN, SIZE, draw
 from tritonclient.grpc import InferenceServerClient
 
 from flawline import registry
@@ -46,7 +46,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return draw("woven", tmp_path_factory.mktemp("toy") / "data")
+    return draw("woven", tmp_path_factory.mktemp("toy") / "data", normals=20, tested=4)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def built(
     installed: Path, data: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, ReleasedLine]:
     repository = tmp_path_factory.mktemp("toys") / "repository"
-    settings = {"size": SIZE, "false_alarm": 0.2, "positive": "none", "toy": {"cells": 4}}
+    settings = {**BUILTIN, "size": SIZE, "false_alarm": 0.2, "positive": "none", "toy": {"cells": 4}}
     recipe = Recipe.model_validate(settings)
     return {
         line: build(detector, data, line, repository=repository, recipe=recipe)
