@@ -66,7 +66,8 @@ def found_at(labels: np.ndarray, scores: np.ndarray, false_alarms: float) -> flo
 
 def compare(data: str, seed: int) -> list[dict[str, object]]:
     """One row a figure for one set."""
-    dataset, recipe = load_dataset(data, seed=seed), settled(Recipe())
+    dataset = load_dataset(data, seed=seed)
+    recipe = settled(Recipe(even_scale=False), dataset)
     teacher, (layers,) = load_shared_teacher([ExDDPart], recipe)
     normals = Squares(dataset.train_normals, recipe.size)
     context = context_of(ExDDPart, layers, teacher, normals, dataset, recipe, seed=seed)

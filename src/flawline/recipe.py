@@ -77,6 +77,8 @@ class Recipe(BaseModel):
         adapt: settings of the teacher's adaptation to the line.
         size: side of the model square, or of each window, in pixels; one of flawline.scoring.picture.SIZES.
         windows: windows of `size` in which large pictures are looked at; null brings each whole into one square.
+        even_scale: whether pictures of many shapes, cut out of larger ones, are looked at at one scale where
+            `windows` is null; see flawline.jobs.scale.
         ignore: regions of the pictures that are neither learnt nor judged: the path of a PNG, BMP or TIFF file of
             the pictures' shape, white where ignored; or polygons, each a list of at least three corners [x, y] in
             pixels of the upright picture; null ignores nothing. All pictures of the line then have one shape. Not
@@ -104,6 +106,7 @@ class Recipe(BaseModel):
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
     windows: WindowsConfig | None = None
+    even_scale: bool = True
     ignore: Path | tuple[Polygon, ...] | None = None
     min_area: int = Field(16, ge=1)
     false_alarm: float = Field(0.01, gt=0, lt=1)

@@ -114,6 +114,21 @@ def test_the_picture_lies_in_the_plane_as_it_is(size: tuple[int, int]) -> None:
     np.testing.assert_array_equal(below, pixels[::-1][: len(below)], "the filling is the picture, reflected")
 
 
+def test_beyond_the_picture_is_its_mean_or_as_in_older_lines_its_reflection() -> None:
+    pixels = noise(100, 40)
+    pixels[..., 0] //= 2
+    inside = (slice(100), slice(40))
+    plane, _ = frame(pixels, SIZE, SETTINGS.model_copy(update={"fill": "mean"}))
+    np.testing.assert_array_equal(plane[inside], pixels)
+    outside = np.ones(plane.shape[:2], np.bool_)
+    outside[inside] = False
+    np.testing.assert_array_equal(
+        plane[outside], np.broadcast_to(np.rint(pixels.mean((0, 1))), (outside.sum(), 3))
+    )
+    reflected, _ = frame(pixels, SIZE, SETTINGS)
+    np.testing.assert_array_equal(reflected[:100, 40:80], pixels[:, ::-1])
+
+
 def test_exposure_is_evened_over_the_whole_picture_as_a_teacher_evens_a_square() -> None:
     dark = (40 + 30 * np.random.default_rng(0).random((SIZE, SIZE, 3))).astype(np.uint8)
     expected = even_squares(torch.from_numpy(dark).permute(2, 0, 1)[None].float())[0].permute(1, 2, 0)
@@ -439,7 +454,7 @@ def test_a_recipe_names_windows_by_their_scale_or_in_full(tmp_path: Path) -> Non
 def test_windows_meet_on_the_grids_of_the_teacher(large: Dataset, teacher: str) -> None:
     recipe = small_recipe(teacher, windows={"overlap": 32})
     windows = normals_of(large, recipe, load_teacher(teacher, layers=(2, 3))).windows
-    assert windows == WindowSettings(scale=1, step=96, align=16, even_exposure=True)
+    assert windows == WindowSettings(scale=1, step=96, align=16, even_exposure=True, fill="mean")
 
 
 def test_windows_that_cannot_overlap_are_refused(large: Dataset) -> None:

@@ -92,6 +92,7 @@ class Squares(Sequence[Square]):
         self._most = keep_bytes // (3 * size * size) if windows is None else 0
         self._kept: dict[Sample, Square] = {}
         self._geometries: dict[Sample, Geometry] = {}
+        self._clipped: dict[Sample, float] = {}
 
     def chosen(self, rows: Iterable[int]) -> "Squares":
         """Return some of them, in the order of `rows`; what either reads is kept for both."""
@@ -102,6 +103,12 @@ class Squares(Sequence[Square]):
     def geometry(self, row: int) -> Geometry:
         """Say where a picture lies in its square, without reading it a second time."""
         return self._geometries.get(self.samples[row]) or self[row].geometry
+
+    def clipped(self, row: int) -> float:
+        """Share of a picture's pixels whose brightest channel is at the highest level, without reading it twice."""
+        if self.samples[row] not in self._clipped:
+            self._square(self.samples[row])
+        return self._clipped[self.samples[row]]
 
     def pieces(self, most: int, seed: int) -> tuple[list[Square], list[Sample]]:
         """Draw squares to learn from, by chance, and the sample that each of them shows.
@@ -157,11 +164,13 @@ class Squares(Sequence[Square]):
         if sample in self._kept:
             return self._kept[sample]
         try:
-            square = Square.of(sample.read_image(), self.size, self.ignored, self.windows)
+            pixels = sample.read_image()
+            square = Square.of(pixels, self.size, self.ignored, self.windows)
         except PictureError as error:
             msg = f"{sample.image}: {error}"
             raise DataError(msg) from error
         self._geometries[sample] = square.geometry
+        self._clipped[sample] = float((pixels.max(2) == 255).mean())
         if len(self._kept) < self._most:
             self._kept[sample] = square
         return square

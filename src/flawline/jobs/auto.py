@@ -142,8 +142,8 @@ def search(
         ArtefactError: `checkpoint` holds another search, or a damaged one.
 
     """
-    recipe = settled(recipe)
     check_normals(dataset, recipe.false_alarm)
+    recipe = settled(recipe, dataset)
     pick_device(device)
     with _folder(checkpoint) as folder:
         return _Search(dataset, recipe, seed, device, budget, folder).run()

@@ -19,6 +19,7 @@ from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
 from flawline.errors import DataError, PictureError, RecipeError
+from flawline.jobs.scale import evened_scale
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
@@ -79,9 +80,9 @@ def fit(
     kinds = parse_detector(detector)
     started = time.monotonic()
     check_normals(dataset, recipe.false_alarm)
-    ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     check_weights(kinds, recipe)
-    recipe = settled(recipe)
+    recipe = settled(recipe, dataset, kinds)
+    ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     chosen_device = pick_device(device)
     check_windows(kinds, recipe)
     teacher, wanted = load_shared_teacher(kinds, recipe)
@@ -137,9 +138,14 @@ def fit(
     return fitted.with_odd_normals(calibrating.samples, found)
 
 
-def settled(recipe: Recipe) -> Recipe:
-    """Return the recipe with the teacher named that it stands for; see flawline.teachers.settle."""
-    return recipe.model_copy(update={"teacher": settle(recipe.teacher)})
+def settled(recipe: Recipe, dataset: Dataset, kinds: Sequence[type[Part]] = ()) -> Recipe:
+    """Return the recipe with what it leaves open: the teacher, and the scale of cut-outs of many shapes.
+
+    See flawline.teachers.settle and flawline.jobs.scale; where a part of `kinds` cannot look at windows, cut-outs
+    fill the square one by one. Settling twice changes nothing.
+    """
+    recipe = recipe.model_copy(update={"teacher": settle(recipe.teacher)})
+    return evened_scale(dataset, recipe) if all(map(_takes_windows, kinds)) else recipe
 
 
 def kept_apart(
@@ -202,7 +208,9 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Igno
             f"{size} pixels, and windows that overlap would not meet on them; give another --size"
         )
         raise RecipeError(msg)
-    windows = WindowSettings(scale=scale, step=step, align=align, even_exposure=recipe.even_exposure)
+    windows = WindowSettings(
+        scale=scale, step=step, align=align, even_exposure=recipe.even_exposure, fill="mean"
+    )
     for sample in dataset.samples:
         try:
             windows.place(*sample.read_size(), size)
@@ -215,12 +223,17 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Igno
 def check_windows(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
     """Raise RecipeError where the recipe has windows and a part gives something else than grids to stitch."""
     for kind in kinds:
-        if recipe.windows is not None and kind.stage is None and set(kind.gives) != {"map"}:
+        if recipe.windows is not None and not _takes_windows(kind):
             msg = (
                 f"{kind.name} gives {' and '.join(kind.gives)} of a whole square, which cannot be stitched from "
                 "windows; leave windows out of the recipe"
             )
             raise RecipeError(msg)
+
+
+def _takes_windows(kind: type[Part]) -> bool:
+    """Whether what a part gives can be stitched: grids, or what a shared stage makes of them."""
+    return kind.stage is not None or set(kind.gives) == {"map"}
 
 
 def positions(kind: type[Part], layers: Sequence[int], teacher: Teacher) -> tuple[int, ...]:

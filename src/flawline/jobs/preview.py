@@ -69,7 +69,7 @@ def preview(
     (kind,) = kinds
     config = recipe.part(kind.name)
     check_normals(dataset, recipe.false_alarm)
-    recipe = settled(recipe)
+    recipe = settled(recipe, dataset, kinds)
     ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     check_windows(kinds, recipe)
     teacher, (layers,) = load_shared_teacher(kinds, recipe)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -32,6 +32,8 @@ class WindowSettings(BaseModel):
         step: most pixels from one window to the next, a multiple of `align`.
         align: every window starts at a multiple of so many pixels, at which all grids of the graph meet.
         even_exposure: whether each picture is brought to one brightness and contrast before it is cut.
+        fill: what lies beyond the picture, right or below: its `mean` colour, or its `reflection`, as in lines that
+            were built before there was a choice.
 
     """
 
@@ -41,6 +43,7 @@ class WindowSettings(BaseModel):
     step: int = Field(ge=1)
     align: int = Field(ge=1)
     even_exposure: bool
+    fill: Literal["mean", "reflection"] = "reflection"
 
     def place(self, width: int, height: int, size: int) -> Geometry:
         """Lay windows of side `size` over a picture of `width` x `height` pixels.
@@ -81,7 +84,7 @@ class WindowSettings(BaseModel):
 def frame(pixels: Pixels, size: int, windows: WindowSettings | None) -> tuple[Pixels, Geometry]:
     """Bring a picture to the plane that the model looks at: the square of `size`, or what its windows cover.
 
-    What lies beyond the picture, right or below, is filled by reflection; nothing on it is learned or scored.
+    What lies beyond the picture, right or below, is filled as the settings say; nothing on it is learned or scored.
 
     Args:
         pixels: UINT8 [H, W, 3], RGB, any H and W.
@@ -110,7 +113,9 @@ def frame(pixels: Pixels, size: int, windows: WindowSettings | None) -> tuple[Pi
             ),
         )
     below, right = (whole - part for whole, part in zip(geometry.plane, inner.shape[:2], strict=True))
-    return cast(Pixels, cv2.copyMakeBorder(inner, 0, below, 0, right, cv2.BORDER_REFLECT)), geometry
+    border = cv2.BORDER_REFLECT if windows.fill == "reflection" else cv2.BORDER_CONSTANT
+    mean = np.rint(cv2.mean(inner)[:3]).tolist()
+    return cast(Pixels, cv2.copyMakeBorder(inner, 0, below, 0, right, border, value=mean)), geometry
 
 
 def even_exposure(pixels: Pixels) -> Pixels:

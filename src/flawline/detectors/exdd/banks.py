@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -50,6 +51,11 @@ class Pool:
         return self.patches[torch.from_numpy(~np.isin(self.owners, pictures))]
 
 
+def patch_features(config: ExDDConfig) -> PatchFeatures:
+    """What makes patches of a teacher's maps."""
+    return PatchFeatures(faithful_pooling=config.faithful_pooling, finest_weight=config.finest_weight)
+
+
 class BankFiller:
     """Embeds pictures with one teacher and fills banks from them.
 
@@ -78,7 +84,7 @@ class BankFiller:
         self.ignored = ignored
         self.windows = windows
         self.teacher, self.config, self.size, self.seed, self.maps = teacher, config, size, seed, maps
-        self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
+        self.features = patch_features(config).to(teacher.mean.device)
 
     def embed(self, squares: Sequence[Square]) -> Tensor:
         """FP32 [B, rows, columns, D] of a batch of squares without windows, on the teacher's device."""
@@ -104,19 +110,34 @@ class BankFiller:
             embedded = self.embed(part) if self.windows is None else [self.embed_whole(each) for each in part]
             yield from zip((square.geometry for square in part), embedded, strict=True)
 
-    def normal_pool(self, squares: Sequence[Square], *, keep_bytes: int = KEEP_BYTES) -> Pool:
-        """Embed normal pictures, read a batch at a time; patches on padding or on ignored regions are left out."""
+    def normal_pool(
+        self,
+        squares: Sequence[Square],
+        copies: Sequence[Square] = (),
+        *,
+        keep_bytes: int = KEEP_BYTES,
+    ) -> Pool:
+        """Embed normal pictures, read a batch at a time; patches on padding or on ignored regions are left out.
+
+        Args:
+            squares: the pictures.
+            copies: none, or a changed copy of each, whose patches belong to the picture.
+            keep_bytes: most memory for the embeddings of the pictures.
+
+        """
         rng = np.random.default_rng(self.seed)
-        most = max(1, self.config.pool_limit // len(squares))
+        most = max(1, self.config.pool_limit // (len(squares) + len(copies)))
         parts, owners, kept, room = [], [], dict[int, Tensor](), keep_bytes
-        for number, (geometry, embedded) in enumerate(self._embedded(squares)):
+        whole = enumerate(chain(self._embedded(squares), self._embedded(copies)))
+        for place, (geometry, embedded) in whole:
+            number = place % len(squares)
             rows = np.flatnonzero(geometry.patch_mask(*embedded.shape[:2]))
             if len(rows) > most:
                 rows = np.sort(rng.choice(rows, most, replace=False))
             parts.append(embedded.flatten(0, 1)[torch.from_numpy(rows)].half())
             owners.append(np.full(len(rows), number))
             room -= 4 * embedded.numel()
-            if room >= 0:
+            if place == number and room >= 0:
                 kept[number] = embedded.cpu()
         return Pool(torch.cat(parts), np.concatenate(owners), kept)
 

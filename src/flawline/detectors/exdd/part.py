@@ -17,9 +17,10 @@ from flawline.artefact.rules import write_tensors
 from flawline.artefact.served import NEGATIVE, POSITIVE, RATIO_STAGE
 from flawline.data.sample import Sample
 from flawline.data.squares import Square, Squares
-from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
+from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect, patch_features
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
+from flawline.detectors.exdd.overexposed import OverexposedSquares, light_varies
 from flawline.detectors.part import Context, Part, PartConfig
 from flawline.errors import DataError, RecipeError
 from flawline.progress import track
@@ -31,11 +32,11 @@ from flawline.scoring.settings import PartSettings
 from flawline.scoring.windows import WindowSettings
 from flawline.synthesis import MethodConfig
 from flawline.synthesis.spared import spared
-from flawline.teachers import PatchFeatures, Teacher
+from flawline.teachers import Teacher
 
 EMBEDDING = "EMBEDDING"
-POSITIVE_BANK = "Positive bank"
-"""Heading of the statement that says what the positive bank was made from."""
+NEGATIVE_BANK, POSITIVE_BANK = "Normal bank", "Positive bank"
+"""Headings of the statements that say what the banks were made from."""
 
 
 class ExDDPart(Part):
@@ -69,7 +70,7 @@ class ExDDPart(Part):
         self.negative, self.positive = negative, positive
         if config.image_score != ImageScore.MAP:
             self.gives = {**type(self).gives, "score": "RATIO_SCORE"}
-        self.module = Embedding(PatchFeatures(faithful_pooling=config.faithful_pooling))
+        self.module = Embedding(patch_features(config))
         self.architecture = {}
         self.statements = statements
         self.cross_fitting: tuple[BankFiller, Pool, Context] | None = None
@@ -92,13 +93,17 @@ class ExDDPart(Part):
             ignored=context.normals.ignored,
             windows=context.windows,
         )
-        pool = filler.normal_pool(context.normals)
+        brightened = config.overexposed if config.overexposed is not None else light_varies(context.normals)
+        copies = OverexposedSquares(context.normals, context.seed) if brightened else ()
+        pool = filler.normal_pool(context.normals, copies)
         labelled, defects = _defects(config, context)
         positive = filler.positive_bank(defects)
         if positive is None:  # not even a labelled defect had a masked pixel
             labelled, defects = 0, []
         negative = filler.negative_bank(pool.patches)
         statements = {POSITIVE_BANK: _origin(labelled, len(defects) - labelled)}
+        if brightened:
+            statements[NEGATIVE_BANK] = f"{len(copies)} normal pictures, and an overexposed copy of each"
         part = cls(config, context.maps, negative, positive, statements)
         part.module.to(context.teacher.mean.device)
         part.labelled_defects = labelled or (context.labels_of(config.synthesis) if defects else 0)
@@ -199,6 +204,8 @@ class ExDDPart(Part):
         if banks[0] is None:
             msg = f"{folder / NEGATIVE}: missing; build the line again or roll back to another version"
             raise DataError(msg)
+        if "finest_weight" not in config.model_fields_set:  # built before there was a choice
+            config = config.model_copy(update={"finest_weight": 1.0})
         return cls(config, facts.maps, banks[0], banks[1], facts.statements)
 
     def taught(

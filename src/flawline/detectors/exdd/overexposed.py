@@ -1,0 +1,63 @@
+"""Overexposed copies of good pictures: where the light varies, a good part that clips must not look defective."""
+
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+
+from flawline.data.squares import Square, Squares
+from flawline.scoring.picture import Pixels
+
+CLIPPED = 0.01
+"""Share of pixels at the highest level from which a picture counts as clipped."""
+FEW, MANY = 0.05, 0.5
+"""Light varies where at least FEW and less than MANY of the good pictures are clipped."""
+SHARES = (0.02, 0.3)
+"""Range of the share of pixels that clip in a copy."""
+LOOKED_AT = 200
+"""Pictures that are looked at, at most, to tell whether the light varies."""
+
+
+def light_varies(normals: Squares) -> bool:
+    """Whether some of the good pictures are clipped, and most are not.
+
+    A camera that clips on every picture, as on a white ground, shows its parts under one light.
+    """
+    rows = np.unique(np.linspace(0, len(normals) - 1, min(len(normals), LOOKED_AT)).round().astype(int))
+    clipped = [normals.clipped(row) >= CLIPPED for row in rows.tolist()]
+    return FEW <= float(np.mean(clipped)) < MANY
+
+
+def overexposed(pixels: Pixels, share: float) -> Pixels:
+    """Brighten UINT8 [H, W, 3] until `share` of the pixels clip in their brightest channel; never darken it."""
+    level = float(np.quantile(pixels.max(2), 1 - share))
+    levels = np.minimum(np.arange(256) * (255 / max(level, 1)), 255)
+    return np.asarray(np.rint(levels).astype(np.uint8)[pixels], dtype=np.uint8)
+
+
+class OverexposedSquares(Sequence[Square]):
+    """An overexposed copy of each picture as the model sees it, read again whenever it is asked for.
+
+    Args:
+        squares: good pictures.
+        seed: seed of the shares that clip, drawn from SHARES for each picture.
+
+    """
+
+    def __init__(self, squares: Squares, seed: int) -> None:
+        self.squares, self.seed = squares, seed
+
+    @overload
+    def __getitem__(self, index: int) -> Square: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Square]: ...
+    def __getitem__(self, index: int | slice) -> Square | list[Square]:
+        """Return one copy, or those of a slice. Raises DataError as Squares."""
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(len(self)))]
+        share = float(np.random.default_rng((self.seed, index)).uniform(*SHARES))
+        pixels = overexposed(self.squares.read(index), share)
+        return Square.of(pixels, self.squares.size, self.squares.ignored, self.squares.windows)
+
+    def __len__(self) -> int:
+        return len(self.squares)
