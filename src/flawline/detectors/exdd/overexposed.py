@@ -8,12 +8,10 @@ import numpy as np
 from flawline.data.squares import Square, Squares
 from flawline.scoring.picture import Pixels
 
-CLIPPED = 0.01
-"""Share of pixels at the highest level from which a picture counts as clipped."""
-FEW, MANY = 0.05, 0.5
-"""Light varies where at least FEW and less than MANY of the good pictures are clipped."""
 SHARES = (0.02, 0.3)
-"""Range of the share of pixels that clip in a copy."""
+"""Range of the share of pixels that clip in a copy; from the lower end on a picture counts as clipped."""
+FEW, MANY = 0.02, 0.5
+"""Light varies where at least FEW and less than MANY of the good pictures are clipped."""
 LOOKED_AT = 200
 """Pictures that are looked at, at most, to tell whether the light varies."""
 
@@ -24,7 +22,7 @@ def light_varies(normals: Squares) -> bool:
     A camera that clips on every picture, as on a white ground, shows its parts under one light.
     """
     rows = np.unique(np.linspace(0, len(normals) - 1, min(len(normals), LOOKED_AT)).round().astype(int))
-    clipped = [normals.clipped(row) >= CLIPPED for row in rows.tolist()]
+    clipped = [normals.clipped(row) >= SHARES[0] for row in rows.tolist()]
     return FEW <= float(np.mean(clipped)) < MANY
 
 
