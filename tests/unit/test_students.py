@@ -78,6 +78,29 @@ def fitted(
     return student, done
 
 
+def test_crops_are_filled_as_the_squares_that_will_be_judged(teacher: Teacher) -> None:
+    """Narrow pictures: what a crop shows beside them is alike in both twins, and no defect."""
+    picture = grain(0)[:, :24]
+    for fill in ("mean", "reflection"):
+        crops = Crops(
+            [np.pad(picture, ((0, 0), (0, SIZE - 24), (0, 0)))],
+            [(SIZE, 24)],
+            blotch,
+            teacher,
+            crop=64,
+            seed=0,
+            fill=fill,
+        )
+        for _, clean, twin, mask in crops.pairs(0, 6):
+            beside = clean[:, 24 + 8 :]
+            if fill == "mean":
+                assert (beside == np.rint(picture.mean((0, 1)))).all()
+                np.testing.assert_array_equal(twin[:, 24 + 8 :], beside)
+                assert not mask[:, 24 + 8 :].any()
+            else:
+                assert beside.std() > 5
+
+
 @pytest.mark.parametrize(
     "config", [*CONFIGS, COSINE[0], FAR], ids=["sacd", "ddpm_ast", "sacd-cosine", "ddpm_ast-far"]
 )

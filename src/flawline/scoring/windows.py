@@ -21,6 +21,7 @@ MAP_PIXELS = 768 * 1024
 """Most pixels of a map that travels: with its mask it stays below the 4 MB that gRPC takes by default."""
 
 Arrays = dict[str, NDArray[Any]]
+Fill = Literal["mean", "reflection"]
 Floats = NDArray[np.float32]
 
 
@@ -43,7 +44,7 @@ class WindowSettings(BaseModel):
     step: int = Field(ge=1)
     align: int = Field(ge=1)
     even_exposure: bool
-    fill: Literal["mean", "reflection"] = "reflection"
+    fill: Fill = "reflection"
 
     def place(self, width: int, height: int, size: int) -> Geometry:
         """Lay windows of side `size` over a picture of `width` x `height` pixels.

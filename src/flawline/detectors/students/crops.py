@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from flawline.detectors.students.variation import VariationConfig, lit, outline, window, zoomed
 from flawline.scoring.picture import Pixels
+from flawline.scoring.windows import Fill
 from flawline.synthesis.spared import spared
 from flawline.teachers.teacher import Teacher, exposure
 
@@ -44,6 +46,7 @@ class Crops:
         seed: int,
         vary: VariationConfig | None = None,
         hidden: NDArray[np.bool_] | None = None,
+        fill: Fill = "reflection",
     ) -> None:
         """Take normal pictures in their squares.
 
@@ -57,10 +60,11 @@ class Crops:
             vary: how the pictures are varied; by default not at all.
             hidden: BOOL [S, S], True where the squares are filled because a region is ignored; no anomaly is put
                 there. Clean and corrupted crops are then alike there, so that the losses need no mask.
+            fill: what lies beyond the picture, as in the squares that will be judged.
 
         """
         self.squares, self.extents, self.corrupt, self.teacher = squares, extents, corrupt, teacher
-        self.hidden = hidden
+        self.hidden, self.fill = hidden, fill
         self.crop = min(crop, squares[0].shape[0])
         self.seed = seed
         self.vary = vary or VariationConfig()
@@ -110,7 +114,18 @@ class Crops:
             changed, where = self.corrupt(clean, rng)
         else:
             changed, where = spared(self.corrupt, clean, part[:, :, 3] > 0, rng)
-        # Filled as the model square is: by reflecting the picture, its anomaly included.
         missing = tuple((0, self.crop - each) for each in clean.shape[:2])
+        if self.fill == "mean":
+            # That of the whole picture, as in its square.
+            mean = np.rint(square[:height, :width].mean((0, 1))).tolist()
+            below, right = (each for _, each in missing)
+            crop, twin = (
+                np.asarray(
+                    cv2.copyMakeBorder(each, 0, below, 0, right, cv2.BORDER_CONSTANT, value=mean), np.uint8
+                )
+                for each in (clean, changed)
+            )
+            return crop, twin, np.pad(where, missing)
+        # By reflecting the picture, its anomaly included.
         crop, twin = (np.pad(each, (*missing, (0, 0)), mode="symmetric") for each in (clean, changed))
         return crop, twin, np.pad(where, missing, mode="symmetric")

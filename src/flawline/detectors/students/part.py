@@ -247,6 +247,7 @@ def _crops(name: str, config: StudentConfig, context: Context, squares: Sequence
         seed=context.seed,
         vary=config.training.vary,
         hidden=None if context.normals.ignored is None else context.normals.ignored.square,
+        fill="reflection" if context.windows is None else context.windows.fill,
     )
 
 
