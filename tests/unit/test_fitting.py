@@ -15,8 +15,6 @@ from small_lines import SIZE, draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset, Sample
 from flawline.data.squares import Square, Squares, cover
-from flawline.detectors.exdd.banks import patch_features
-from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import embed
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.fitted import FittedLine
@@ -28,7 +26,7 @@ from flawline.detectors.students.variation import VariationConfig
 from flawline.errors import ArtefactError, DataError, FlawlineError, RecipeError
 from flawline.jobs.fit import context_of, fit, load_shared_teacher
 from flawline.jobs.preview import preview
-from flawline.teachers import Teacher, load_teacher
+from flawline.teachers import PatchFeatures, Teacher, load_teacher
 from flawline.teachers.adapt import adapt
 from flawline.training import Training
 
@@ -240,7 +238,7 @@ def test_masks_without_a_pixel_fill_no_bank_and_are_not_counted(
 
 def embedded(teacher: str, samples: tuple[Sample, ...]) -> list[NDArray[np.float32]]:
     squares = [Square.of(sample.read_image(), SIZE) for sample in samples]
-    features = embed(load_teacher(teacher, even_exposure=True), patch_features(ExDDConfig()), squares)
+    features = embed(load_teacher(teacher, even_exposure=True), PatchFeatures(), squares)
     return list(features.flatten(1, 2).numpy())
 
 
@@ -404,7 +402,7 @@ def test_a_pair_shares_one_teacher_and_each_part_sees_its_own_layers(pair: Fitte
     picture = torch.randint(0, 255, (1, SIZE, SIZE, 3), dtype=torch.uint8)
     with torch.inference_mode():
         discrepancy, embedding = pair.model(picture)
-        torch.testing.assert_close(embedding, patch_features(ExDDConfig())(alone(picture)))
+        torch.testing.assert_close(embedding, PatchFeatures()(alone(picture)))
     assert pair.model.outputs == ("DISCREPANCY", "EMBEDDING")
     assert discrepancy.shape == (1, SIZE // 4, SIZE // 4)
 

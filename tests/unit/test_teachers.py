@@ -215,13 +215,6 @@ def test_patches_average_neighbours_and_keep_rows_in_order() -> None:
     assert existing[0, 0, 1] == pytest.approx((0 + 1 + 3 + 4) / 4)
 
 
-def test_the_finest_map_counts_as_much_as_it_is_told() -> None:
-    maps = [torch.rand(1, 3, 8, 8), torch.rand(1, 5, 4, 4), torch.rand(1, 2, 2, 2)]
-    whole, half = PatchFeatures()(maps), PatchFeatures(finest_weight=0.5)(maps)
-    torch.testing.assert_close(half[..., :3], whole[..., :3] / 2)
-    torch.testing.assert_close(half[..., 3:], whole[..., 3:])
-
-
 def test_faithful_pooling_is_unpadded_then_adaptive() -> None:
     maps = [torch.rand(2, 3, 40, 14), torch.rand(2, 5, 20, 7)]
     patches = PatchFeatures(faithful_pooling=True)(maps)

@@ -17,29 +17,17 @@ class PatchFeatures(nn.Module):
     ExDD's authors: pooling without padding, then adaptive average pooling to the finest grid. As in PatchCore the
     zeros count, so that patches at the border, where a network sees half of nothing, are shorter vectors and
     weigh less; without `count_padding` border neighbourhoods average only what exists.
-
-    Args:
-        faithful_pooling: whether it is done in the second way.
-        count_padding: whether the zeros of the padding count.
-        finest_weight: factor of the finest map, above 0; the others have 1.
-
     """
 
-    def __init__(
-        self, *, faithful_pooling: bool = False, count_padding: bool = True, finest_weight: float = 1.0
-    ) -> None:
+    def __init__(self, *, faithful_pooling: bool = False, count_padding: bool = True) -> None:
         super().__init__()
-        self.finest_weight = finest_weight
         self.count_padding = count_padding
         self.faithful_pooling = faithful_pooling
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Turn FP32 [B, C_k, H_k, W_k] maps, finest first, into FP32 [B, H_1, W_1, D]."""
         grid = (maps[0].shape[2], maps[0].shape[3])
-        pooled = [self._pooled(part, grid) for part in maps]
-        if self.finest_weight != 1:
-            pooled[0] = pooled[0] * self.finest_weight
-        return torch.cat(pooled, dim=1).permute(0, 2, 3, 1)
+        return torch.cat([self._pooled(part, grid) for part in maps], dim=1).permute(0, 2, 3, 1)
 
     def _pooled(self, part: Tensor, grid: tuple[int, int]) -> Tensor:
         if self.faithful_pooling:

@@ -51,11 +51,6 @@ class Pool:
         return self.patches[torch.from_numpy(~np.isin(self.owners, pictures))]
 
 
-def patch_features(config: ExDDConfig) -> PatchFeatures:
-    """What makes patches of a teacher's maps."""
-    return PatchFeatures(faithful_pooling=config.faithful_pooling, finest_weight=config.finest_weight)
-
-
 class BankFiller:
     """Embeds pictures with one teacher and fills banks from them.
 
@@ -84,7 +79,7 @@ class BankFiller:
         self.ignored = ignored
         self.windows = windows
         self.teacher, self.config, self.size, self.seed, self.maps = teacher, config, size, seed, maps
-        self.features = patch_features(config).to(teacher.mean.device)
+        self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
 
     def embed(self, squares: Sequence[Square]) -> Tensor:
         """FP32 [B, rows, columns, D] of a batch of squares without windows, on the teacher's device."""

@@ -17,7 +17,7 @@ from flawline.artefact.rules import write_tensors
 from flawline.artefact.served import NEGATIVE, POSITIVE, RATIO_STAGE
 from flawline.data.sample import Sample
 from flawline.data.squares import Square, Squares
-from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect, patch_features
+from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
 from flawline.detectors.exdd.overexposed import OverexposedSquares, light_varies
@@ -32,7 +32,7 @@ from flawline.scoring.settings import PartSettings
 from flawline.scoring.windows import WindowSettings
 from flawline.synthesis import MethodConfig
 from flawline.synthesis.spared import spared
-from flawline.teachers import Teacher
+from flawline.teachers import PatchFeatures, Teacher
 
 EMBEDDING = "EMBEDDING"
 NEGATIVE_BANK, POSITIVE_BANK = "Normal bank", "Positive bank"
@@ -70,7 +70,7 @@ class ExDDPart(Part):
         self.negative, self.positive = negative, positive
         if config.image_score != ImageScore.MAP:
             self.gives = {**type(self).gives, "score": "RATIO_SCORE"}
-        self.module = Embedding(patch_features(config))
+        self.module = Embedding(PatchFeatures(faithful_pooling=config.faithful_pooling))
         self.architecture = {}
         self.statements = statements
         self.cross_fitting: tuple[BankFiller, Pool, Context] | None = None
@@ -204,8 +204,6 @@ class ExDDPart(Part):
         if banks[0] is None:
             msg = f"{folder / NEGATIVE}: missing; build the line again or roll back to another version"
             raise DataError(msg)
-        if "finest_weight" not in config.model_fields_set:  # built before there was a choice
-            config = config.model_copy(update={"finest_weight": 1.0})
         return cls(config, facts.maps, banks[0], banks[1], facts.statements)
 
     def taught(
