@@ -1,7 +1,6 @@
 """Two workers share the suite file by file; the files that stand on the same published lines stay together."""
 
 import os
-from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 import pytest
@@ -11,17 +10,6 @@ from xdist.scheduler.loadscope import LoadScopeScheduling
 # would take the cores from each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Keep torch at one thread: FAISS sets the number for the whole process, and a build slowed later training."""
-    import faiss  # here, because the process that only hands out tests needs none of it
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faiss, "omp_set_num_threads", lambda threads: None)
-        yield
-
 
 TOGETHER = {"test_serving.py", "test_student_lines.py", "test_derived_versions.py"}
 """Files that use the fixtures `published` and `learnt`, which take a minute to make in each worker."""

@@ -65,14 +65,17 @@ Positive = Annotated[
 Size = Annotated[
     int | None,
     typer.Option(
-        help="Side of the model square, or of a window, in pixels.  [default: 256]", show_default=False
+        help="Side of the model square, or of a window, in pixels.  [default: 256; larger for cut-outs of many "
+        "shapes]",
+        show_default=False,
     ),
 ]
 Windows = Annotated[
     float | None,
     typer.Option(
         help="Look at large pictures in overlapping windows of --size pixels at this scale: 1 is native "
-        "resolution, 0.5 half of it.  [default: each picture whole in one square]",
+        "resolution, 0.5 half of it.  [default: each picture whole in one square; cut-outs of many shapes "
+        "at one scale]",
         show_default=False,
     ),
 ]

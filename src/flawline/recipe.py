@@ -20,6 +20,7 @@ from flawline.detectors.part import PARTS, PartConfig
 from flawline.errors import RecipeError, first_fault
 from flawline.scoring.picture import SIZES
 from flawline.scoring.settings import Fusion
+from flawline.scoring.windows import MOST_SCALE
 from flawline.synthesis.mixed import MixedConfig
 from flawline.synthesis.spec import Synthesis, with_settings
 from flawline.teachers.adapt import AdaptConfig
@@ -55,7 +56,7 @@ class WindowsConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scale: float = Field(1.0, gt=0, le=4)
+    scale: float = Field(1.0, gt=0, le=MOST_SCALE)
     overlap: int | None = Field(None, ge=16)
 
     def overlap_of(self, size: int) -> int:
@@ -76,9 +77,10 @@ class Recipe(BaseModel):
             varies.
         adapt: settings of the teacher's adaptation to the line.
         size: side of the model square, or of each window, in pixels; one of flawline.scoring.picture.SIZES.
-        windows: windows of `size` in which large pictures are looked at; null brings each whole into one square.
+        windows: windows of `size` in which large pictures are looked at; null brings each whole into one square,
+            unless `even_scale` says otherwise.
         even_scale: whether pictures of many shapes, cut out of larger ones, are looked at at one scale where
-            `windows` is null; see flawline.jobs.scale.
+            `windows` is null, in larger windows than `size` if need be; see flawline.jobs.scale.
         ignore: regions of the pictures that are neither learnt nor judged: the path of a PNG, BMP or TIFF file of
             the pictures' shape, white where ignored; or polygons, each a list of at least three corners [x, y] in
             pixels of the upright picture; null ignores nothing. All pictures of the line then have one shape. Not

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,31 @@ def entries(count: int, seed: int = 0) -> NDArray[np.float32]:
 
 def index_of(bank: MemoryBank) -> BankIndex:
     return BankIndex(bank.vectors.numpy(), bank.neighbours.numpy(), threads=1)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_search_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    """FAISS and torch share one number: left changed, it would slow every training that follows a build."""
+    before = torch.get_num_threads()
+    bank = entries(20)
+    index = BankIndex(bank, np.zeros((20, 1), np.int64), threads=before + 1)
+    searched = []
+
+    class Searching:
+        def search(self, rows: NDArray[np.float32], count: int) -> tuple[None, NDArray[np.int64]]:
+            searched.append(faiss.omp_get_max_threads())
+            if fails:
+                raise RuntimeError
+            return None, np.zeros((len(rows), count), np.int64)
+
+    monkeypatch.setattr(index, "_index", Searching())
+    if fails:
+        with pytest.raises(RuntimeError):
+            index.search(bank)
+    else:
+        index.search(bank)
+    assert searched == [before + 1]
+    assert torch.get_num_threads() == faiss.omp_get_max_threads() == before
 
 
 def by_definition(

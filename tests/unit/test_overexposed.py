@@ -10,7 +10,7 @@ from small_lines import SIZE, draw_line, small_recipe, write_teacher
 from flawline.data import Dataset
 from flawline.data.sample import Sample
 from flawline.data.squares import Squares
-from flawline.detectors.exdd.overexposed import SHARES, OverexposedSquares, light_varies, overexposed
+from flawline.detectors.exdd.overexposed import SHARES, light_varies, overexposed, overexposed_squares
 from flawline.jobs.fit import fit
 
 BURNT = (40, 110)
@@ -63,7 +63,7 @@ def test_nothing_is_darkened_and_black_stays_black() -> None:
 
 def test_copies_lie_where_their_pictures_lie_and_are_the_same_each_time(line: Dataset) -> None:
     squares = Squares(line.train_normals, SIZE)
-    copies, again = OverexposedSquares(squares, 1), OverexposedSquares(squares, 1)
+    copies, again = overexposed_squares(squares, 1), overexposed_squares(squares, 1)
     assert len(copies) == len(squares)
     clips = []
     for row, (copy, square) in enumerate(zip(copies[:8], squares[:8], strict=True)):

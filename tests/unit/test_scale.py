@@ -63,6 +63,12 @@ def test_other_pictures_fill_the_square(tmp_path: Path, sizes: list[tuple[int, i
     assert evened_scale(cut_out(tmp_path, sizes), Recipe()) == Recipe()
 
 
+def test_a_picture_too_large_for_its_scale_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    dataset = cut_out(tmp_path, CUT)
+    Image.new("L", (9000, 5000)).save(tmp_path / "23.png")
+    assert evened_scale(dataset, Recipe()) == Recipe()
+
+
 @pytest.mark.parametrize(
     "asked", [{"even_scale": False}, {"windows": 0.5}, {"ignore": [[[0, 0], [9, 0], [9, 9]]]}]
 )

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
@@ -21,6 +21,10 @@ KEEP_BYTES = 2 << 30
 """Most memory for squares that are kept; those beyond it are read again when they are asked for again."""
 PIECES_BYTES = 1 << 30
 """Most memory for windows that are learnt from."""
+
+
+Change = Callable[[int, Pixels], Pixels]
+"""Makes another picture, UINT8 [H, W, 3], of that with a number, its ignored regions filled."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class Squares(Sequence[Square]):
         self._kept: dict[Sample, Square] = {}
         self._geometries: dict[Sample, Geometry] = {}
         self._clipped: dict[Sample, float] = {}
+        self._change: Change | None = None
 
     def chosen(self, rows: Iterable[int]) -> "Squares":
         """Return some of them, in the order of `rows`; what either reads is kept for both."""
@@ -100,14 +105,20 @@ class Squares(Sequence[Square]):
         part.samples = tuple(self.samples[row] for row in rows)
         return part
 
+    def changed(self, change: Change) -> "Squares":
+        """Return squares of the same pictures, each changed before it is brought into its square; none is kept."""
+        part = copy.copy(self)
+        part._change, part._most, part._kept, part._clipped = change, 0, {}, {}
+        return part
+
     def geometry(self, row: int) -> Geometry:
         """Say where a picture lies in its square, without reading it a second time."""
         return self._geometries.get(self.samples[row]) or self[row].geometry
 
     def clipped(self, row: int) -> float:
-        """Share of a picture's pixels whose brightest channel is at the highest level, without reading it twice."""
+        """Share of a picture's pixels, none of them ignored, whose brightest channel is at the highest level."""
         if self.samples[row] not in self._clipped:
-            self._square(self.samples[row])
+            self._square(row)  # which keeps the picture where there is room, so that it is not read twice
         return self._clipped[self.samples[row]]
 
     def pieces(self, most: int, seed: int) -> tuple[list[Square], list[Sample]]:
@@ -149,8 +160,8 @@ class Squares(Sequence[Square]):
     def __getitem__(self, index: int | slice) -> Square | list[Square]:
         """Return one square, or those of a slice. Raises DataError naming a file that cannot be read."""
         if isinstance(index, slice):
-            return [self._square(sample) for sample in self.samples[index]]
-        return self._square(self.samples[index])
+            return [self._square(row) for row in range(*index.indices(len(self)))]
+        return self._square(index)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -160,17 +171,19 @@ class Squares(Sequence[Square]):
         pixels = self.samples[index].read_image()
         return pixels if self.ignored is None else filled(pixels, self.ignored.mask)
 
-    def _square(self, sample: Sample) -> Square:
+    def _square(self, row: int) -> Square:
+        sample = self.samples[row]
         if sample in self._kept:
             return self._kept[sample]
         try:
-            pixels = sample.read_image()
+            pixels = sample.read_image() if self._change is None else self._change(row, self.read(row))
             square = Square.of(pixels, self.size, self.ignored, self.windows)
         except PictureError as error:
             msg = f"{sample.image}: {error}"
             raise DataError(msg) from error
         self._geometries[sample] = square.geometry
-        self._clipped[sample] = float((pixels.max(2) == 255).mean())
+        brightest = pixels.max(2) if self.ignored is None else pixels.max(2)[~self.ignored.mask]
+        self._clipped[sample] = float((brightest == 255).mean())
         if len(self._kept) < self._most:
             self._kept[sample] = square
         return square

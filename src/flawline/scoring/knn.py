@@ -21,8 +21,8 @@ class BankIndex:
     """A memory bank ready to be asked: entries FP32 [N, D] and, for each, the rows of its next entries."""
 
     def __init__(self, vectors: Floats, neighbours: NDArray[np.int64], *, threads: int) -> None:
-        """Index `vectors` [N, D] with `neighbours` [N, k]; `threads` bounds FAISS in this process."""
-        faiss.omp_set_num_threads(threads)
+        """Index `vectors` [N, D] with `neighbours` [N, k]; at most `threads` search."""
+        self.threads = threads
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self.neighbours = neighbours
         self._index = faiss.IndexFlatL2(self.vectors.shape[1])
@@ -53,7 +53,12 @@ class BankIndex:
 
     def _search(self, rows: Floats) -> tuple[Floats, Floats]:
         """Distance and crowding FP32 [P] of patches FP32 [P, D]."""
-        nearest = self._index.search(rows, 1)[1][:, 0]
+        before = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(self.threads)  # which is torch's number, too, so it is put back
+        try:
+            nearest = self._index.search(rows, 1)[1][:, 0]
+        finally:
+            faiss.omp_set_num_threads(before)
         # Not the distances FAISS gives: for large batches it takes them from differences of large squares.
         distance = np.linalg.norm(rows - self.vectors[nearest], axis=1)
         around = self.vectors[self.neighbours[nearest]]

@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from flawline.errors import ArtefactError, PictureError
 from flawline.scoring.picture import CONTRAST, GREY, LEAST_DEVIATION, Geometry, Layout, Pixels, letterbox
 
+MOST_SCALE = 4.0
+"""Largest scale: enlarged more, a picture shows nothing but its own pixels."""
 MOST_PIXELS = 32 << 20
 """Largest plane of windows in pixels: its patch features must fit into memory, several times over."""
 CHUNK_PIXELS = 8 * 256 * 256
@@ -40,7 +42,7 @@ class WindowSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scale: float = Field(gt=0, le=4)
+    scale: float = Field(gt=0, le=MOST_SCALE)
     step: int = Field(ge=1)
     align: int = Field(ge=1)
     even_exposure: bool

@@ -1,11 +1,8 @@
 """Overexposed copies of good pictures: where the light varies, a good part that clips must not look defective."""
 
-from collections.abc import Sequence
-from typing import overload
-
 import numpy as np
 
-from flawline.data.squares import Square, Squares
+from flawline.data.squares import Squares
 from flawline.scoring.picture import Pixels
 
 SHARES = (0.02, 0.3)
@@ -33,29 +30,10 @@ def overexposed(pixels: Pixels, share: float) -> Pixels:
     return np.asarray(np.rint(levels).astype(np.uint8)[pixels], dtype=np.uint8)
 
 
-class OverexposedSquares(Sequence[Square]):
-    """An overexposed copy of each picture as the model sees it, read again whenever it is asked for.
+def overexposed_squares(normals: Squares, seed: int) -> Squares:
+    """Squares of an overexposed copy of each picture; `seed` draws from SHARES for each what clips."""
 
-    Args:
-        squares: good pictures.
-        seed: seed of the shares that clip, drawn from SHARES for each picture.
+    def change(row: int, pixels: Pixels) -> Pixels:
+        return overexposed(pixels, float(np.random.default_rng((seed, row)).uniform(*SHARES)))
 
-    """
-
-    def __init__(self, squares: Squares, seed: int) -> None:
-        self.squares, self.seed = squares, seed
-
-    @overload
-    def __getitem__(self, index: int) -> Square: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Square]: ...
-    def __getitem__(self, index: int | slice) -> Square | list[Square]:
-        """Return one copy, or those of a slice. Raises DataError as Squares."""
-        if isinstance(index, slice):
-            return [self[row] for row in range(*index.indices(len(self)))]
-        share = float(np.random.default_rng((self.seed, index)).uniform(*SHARES))
-        pixels = overexposed(self.squares.read(index), share)
-        return Square.of(pixels, self.squares.size, self.squares.ignored, self.squares.windows)
-
-    def __len__(self) -> int:
-        return len(self.squares)
+    return normals.changed(change)

@@ -20,7 +20,7 @@ from flawline.data.squares import Square, Squares
 from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
-from flawline.detectors.exdd.overexposed import OverexposedSquares, light_varies
+from flawline.detectors.exdd.overexposed import light_varies, overexposed_squares
 from flawline.detectors.part import Context, Part, PartConfig
 from flawline.errors import DataError, RecipeError
 from flawline.progress import track
@@ -94,7 +94,7 @@ class ExDDPart(Part):
             windows=context.windows,
         )
         brightened = config.overexposed if config.overexposed is not None else light_varies(context.normals)
-        copies = OverexposedSquares(context.normals, context.seed) if brightened else ()
+        copies = overexposed_squares(context.normals, context.seed) if brightened else ()
         pool = filler.normal_pool(context.normals, copies)
         labelled, defects = _defects(config, context)
         positive = filler.positive_bank(defects)

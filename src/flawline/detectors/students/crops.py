@@ -116,7 +116,7 @@ class Crops:
             changed, where = spared(self.corrupt, clean, part[:, :, 3] > 0, rng)
         missing = tuple((0, self.crop - each) for each in clean.shape[:2])
         if self.fill == "mean":
-            # That of the whole picture, as in its square.
+            # That of all that the square shows, not of the crop.
             mean = np.rint(square[:height, :width].mean((0, 1))).tolist()
             below, right = (each for _, each in missing)
             crop, twin = (
