@@ -26,7 +26,8 @@ def ask(*arguments: object):
 
 
 def test_folders_are_searched_and_files_taken_as_they_are(folder):
-    found = find_pictures([folder, folder / "notes.txt"], excluded=folder / "out")
+    found, left_out = find_pictures([folder, folder / "notes.txt"], excluded=folder / "out")
+    assert [each.path.name for each in left_out] == [".a.jpg"]
     assert [below for _, below in found] == [
         Path("a.jpg"),
         Path("b.PNG"),

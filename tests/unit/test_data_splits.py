@@ -18,8 +18,8 @@ HEADER = "image,mask,class,group,split\n"
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Four pictures and one mask, without a layout of their own."""
-    for name in ("a.png", "b.png", "c.png", "d.png", "d_mask.png"):
-        Image.fromarray(np.full((16, 16), 255, dtype=np.uint8)).save(tmp_path / name)
+    for value, name in enumerate(("a.png", "b.png", "c.png", "d.png", "d_mask.png"), start=251):
+        Image.fromarray(np.full((16, 16), value, dtype=np.uint8)).save(tmp_path / name)
     return tmp_path
 
 

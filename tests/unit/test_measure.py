@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said_before_anything_is_fitted(
     holdout = (*load_holdout(str(pictures / "later")), Sample(copied, "good", None, "x", "test"))
     with pytest.raises(
         DataError,
-        match=r"1 of the 11 pictures of the hold-out are also among those of folder:tiles, .*renamed",
+        match=r"1 of the 11 pictures of the hold-out are also among those of folder:tiles: .*renamed",
     ):
         attempt(holdout=holdout)
     before = good.read_bytes()

@@ -7,9 +7,7 @@ from PIL import Image
 
 from flawline.data.sample import GOOD
 from flawline.errors import DataError
-
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-"""Compared in lower case."""
+from flawline_client.folders import made_by_a_tool, search
 
 NORMAL_NAMES = frozenset({GOOD, "ok", "normal", "free", "defect_free", "no_defect", "flawless"})
 """Class and folder names that public layouts and factories use for pictures without a defect."""
@@ -23,17 +21,16 @@ def class_name(name: str) -> str:
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and below it, sorted by path; hidden files are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """All pictures in a folder and below it, sorted by path.
+
+    Links are followed. Hidden files, and what tools made, are left out; see flawline_client.folders.search.
+    """
+    return list(search(folder).pictures)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly inside `folder`, sorted by name; hidden ones are left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Folders directly inside `folder`, sorted by name; hidden ones, and those that tools made, are left out."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not made_by_a_tool(path.name))
 
 
 def relative_stem(path: Path, folder: Path) -> str:

@@ -3,7 +3,7 @@
 import csv
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -18,7 +18,25 @@ COLUMNS = ("image", "mask", "class", "group", "split")
 """`mask` may be empty, `group` too: then the picture stands alone. Paths are relative to the file's folder."""
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a layout or a split.csv gives: samples, masks of good pictures, and what divided train from test.
+
+    `listed` tells whether a split.csv named the pictures.
+    """
+
+    samples: tuple[Sample, ...]
+    masks: tuple[Path, ...] = ()
+    division: str = SPLIT_FILE
+    listed: bool = False
+
+
 def read_split(root: Path) -> tuple[Sample, ...]:
+    """Return the samples of `read_table`."""
+    return read_table(root).samples
+
+
+def read_table(root: Path) -> Table:
     """Read `root/split.csv`, in the order of its rows. A normal picture's mask is dropped: it is empty.
 
     Raises:
@@ -28,6 +46,7 @@ def read_split(root: Path) -> tuple[Sample, ...]:
     """
     path = root / SPLIT_FILE
     samples: list[Sample] = []
+    masks: list[Path] = []
     seen: set[str] = set()
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -43,11 +62,14 @@ def read_split(root: Path) -> tuple[Sample, ...]:
                     msg = f"{place}: {cells['image']} is listed twice; keep one row"
                     raise DataError(msg)
                 seen.add(cells["image"])
-                samples.append(_read_row(root, cells, place))
+                sample = _read_row(root, cells, place)
+                if not sample.is_defect and sample.mask is not None:
+                    masks.append(sample.mask)
+                samples.append(sample if sample.is_defect else replace(sample, mask=None))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         msg = f"{path} cannot be read ({error}); save it as UTF-8 CSV"
         raise DataError(msg) from error
-    return tuple(samples)
+    return Table(tuple(samples), tuple(masks), listed=True)
 
 
 def _read_row(root: Path, cells: dict[str, str], place: str) -> Sample:
@@ -60,8 +82,7 @@ def _read_row(root: Path, cells: dict[str, str], place: str) -> Sample:
     image = _existing(root, cells["image"], place)
     mask = _existing(root, cells["mask"], place) if cells["mask"] else None
     defect_class = class_name(cells["class"])
-    sample = Sample(image, defect_class, mask, cells["group"] or cells["image"], cast(Split, cells["split"]))
-    return sample if sample.is_defect else replace(sample, mask=None)
+    return Sample(image, defect_class, mask, cells["group"] or cells["image"], cast(Split, cells["split"]))
 
 
 def _existing(root: Path, cell: str, place: str) -> Path:
