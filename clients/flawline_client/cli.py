@@ -197,7 +197,7 @@ def _progress(*, hidden: bool) -> Progress:
 
 
 def _say(message: str) -> None:
-    _errors.print(message, markup=False, highlight=False, soft_wrap=True)
+    _errors.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _leave(message: str) -> NoReturn:

@@ -66,13 +66,12 @@ def _masks_in(folder: Path) -> Iterator[Path]:
 
 
 def mask_is_empty(mask: Path) -> bool:
-    """Whether no pixel of a mask is set. Raises DataError naming the file if it cannot be read."""
+    """Whether no pixel of a mask is set; one that cannot be read is not empty, and is refused with all others."""
     try:
         with Image.open(mask) as image:
             return image.convert("L").getbbox() is None
-    except (OSError, ValueError) as error:
-        msg = f"{mask}: the mask cannot be read ({error}); repair or remove it"
-        raise DataError(msg) from error
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def require_folder(folder: Path, layout: str, expected: str, category_mark: str) -> None:

@@ -19,6 +19,7 @@ from flawline.data.account import left_out
 from flawline.data.copies import Distinct, distinct
 from flawline.data.folders import class_name, find_pictures, subfolders
 from flawline.data.sample import GOOD, Dataset, Sample
+from flawline.data.soundness import check_sound
 from flawline.data.splits import SPLIT_FILE, Table, read_table
 from flawline.errors import DataError
 from flawline.progress import say
@@ -49,11 +50,12 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
         spec: `LAYOUT:PATH` with one of LAYOUTS, or `surfaces[:OPTIONS]` for a generated line. A split.csv in
             the folder wins over what the layout would read or draw.
         seed: draws the split of layouts that have none. A generated line has a seed among its options instead.
-        known: whether the same pictures were loaded before, with another seed, so that nothing is said again.
+        known: whether the same pictures were loaded before, with another seed: nothing is said or checked again.
 
     Raises:
         DataError: the layout is not known, the path is no folder or cannot be read, there are no pictures or no
-            normal ones to train on, one group or picture lies in both splits, or what the layout itself refuses.
+            normal ones to train on, one group or picture lies in both splits, a picture or mask is damaged, or what
+            the layout itself refuses.
 
     """
     layout, _, rest = spec.partition(":")
@@ -72,6 +74,7 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
     _check(dataset)
     if not known:
         say(dataset.account)
+        check_sound(dataset.samples, dataset.name)
     return dataset
 
 
@@ -83,7 +86,7 @@ def load_holdout(spec: str) -> tuple[Sample, ...]:
             good/, as layout `folder` does, its good pictures are taken; of any other, all pictures in it and below.
 
     Raises:
-        DataError: there is no such folder, it cannot be read, or it holds no good picture.
+        DataError: there is no such folder, it cannot be read, it holds no good picture, or one is damaged.
 
     """
     layout, _, rest = spec.partition(":")
@@ -110,6 +113,7 @@ def load_holdout(spec: str) -> tuple[Sample, ...]:
             f"the hold-out {shown(root.name)}", root, kept.samples, _left_out(root, known, kept)
         )
     say(held_out.account)
+    check_sound(kept.samples, held_out.name)
     return kept.samples
 
 
