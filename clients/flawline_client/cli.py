@@ -58,7 +58,8 @@ def inspect_command(
             f"name pictures or a folder with {' '.join(SUFFIXES)}"
         )
     if any(image.is_dir() for image in images):
-        more = f"{len(left_out)} left out. {tell(left_out)}" if left_out else "none left out"
+        folder = images[0] if len(images) == 1 else None
+        more = f"{len(left_out)} left out. {tell(left_out, folder)}" if left_out else "none left out"
         _say(f"Pictures: {len(pictures)} used, {more}.")
     targets = (
         overlay_targets([below for _, below in pictures], overlay) if overlay else [None] * len(pictures)
@@ -173,7 +174,7 @@ def _table() -> Table:
 
 def _row(answer: Inspection | InspectionError) -> Sequence[Text]:
     if isinstance(answer, InspectionError):
-        return Text(answer.message, "red"), Text("failed", "bold yellow")
+        return Text(shown(answer.message), "red"), Text("failed", "bold yellow")
     decision = Text(*DECISIONS[answer.verdict])
     figures = (
         f"{answer.score:.4g}",
@@ -181,7 +182,7 @@ def _row(answer: Inspection | InspectionError) -> Sequence[Text]:
         f"{len(answer.boxes)}",
         f"{answer.latency_ms:.0f}",
     )
-    return Text(answer.source), decision, *map(Text, figures)
+    return Text(shown(answer.source)), decision, *map(Text, figures)
 
 
 def _progress(*, hidden: bool) -> Progress:

@@ -7,17 +7,17 @@ from PIL import Image
 
 from flawline.data.sample import GOOD
 from flawline.errors import DataError
-from flawline_client.folders import made_by_a_tool, search
+from flawline_client.folders import made_by_a_tool, search, shown
 
 NORMAL_NAMES = frozenset({GOOD, "ok", "normal", "free", "defect_free", "no_defect", "flawless"})
 """Class and folder names that public layouts and factories use for pictures without a defect."""
 
 
 def class_name(name: str) -> str:
-    """Return GOOD for any of NORMAL_NAMES, whatever their case; other names as they are, without outer spaces."""
+    """Return GOOD for any of NORMAL_NAMES, whatever their case; other names as `shown`, without outer spaces."""
     name = name.strip()
     plain = name.lower().replace("-", "_").replace(" ", "_")
-    return GOOD if plain in NORMAL_NAMES else name
+    return GOOD if plain in NORMAL_NAMES else shown(name)
 
 
 def find_pictures(folder: Path) -> list[Path]:

@@ -96,10 +96,8 @@ def load_holdout(spec: str) -> tuple[Sample, ...]:
     if named:
         root = _root(layout, rest, spec)
     else:
-        layout, root = "folder", Path(spec).expanduser().resolve()
-        if not root.is_dir():
-            msg = f"{root} is not a folder; --holdout takes a folder of good pictures, or LAYOUT:PATH"
-            raise DataError(msg)
+        layout = "folder"
+        root = _folder(spec, "--holdout takes a folder of good pictures, or LAYOUT:PATH")
     with _readable():
         if named or (root / SPLIT_FILE).is_file() or _is_laid_out(root):
             table = _read(root, layout, 0)
@@ -158,11 +156,17 @@ def _root(layout: str, rest: str, spec: str) -> Path:
             f"'{spec}' names no data set; write LAYOUT:PATH, layout one of {known} ({SURFACES} takes no path)"
         )
         raise DataError(msg)
-    root = Path(rest).expanduser().resolve()
-    if not root.is_dir():
-        msg = f"{root} is not a folder; give the folder that holds the pictures of layout {layout}"
-        raise DataError(msg)
-    return root
+    return _folder(rest, f"give the folder that holds the pictures of layout {layout}")
+
+
+def _folder(path: str, cure: str) -> Path:
+    """Return the folder of a path. Raises DataError, with the cure, where there is none."""
+    root = Path(path).expanduser()
+    with _readable():
+        if not root.is_dir():
+            msg = f"{shown(root)} is not a folder; {cure}"
+            raise DataError(msg)
+    return root.resolve()
 
 
 def _read(root: Path, layout: str, seed: int) -> Table:

@@ -95,7 +95,7 @@ def measure(
             fit_seconds=fitted.seconds,
             peak_rss_mb=peak_rss_mb(),
             labels_used=_labels_used(fitted),
-            command=shlex.join(command),
+            command=shown(shlex.join(command)),
             holdout=None if other_day is None else other_day.result(),
         )
         if fitted.search is not None:
