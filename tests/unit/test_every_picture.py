@@ -12,6 +12,7 @@ from PIL import Image
 from flawline.data import Dataset, Sample, copies, load_dataset, load_holdout
 from flawline.errors import DataError
 from flawline.jobs.evaluate import check_holdout
+from flawline.jobs.fit import check_normals
 from flawline_client.folders import search, shown
 
 SIDE = 16
@@ -240,3 +241,22 @@ class TestHoldout:
 def test_a_path_is_shown_as_text_that_can_be_printed() -> None:
     assert shown(Path(os.fsdecode(b"gr\xfcn\n.png"))) == r"gr\xfcn\n.png"
     assert shown("grün 产品.png") == "grün 产品.png"
+
+
+@pytest.mark.parametrize("copies", [0, 3])
+def test_too_few_say_how_many_there_were_and_what_divided_them(root: Path, copies: int) -> None:
+    for number in range(6, 10):
+        picture(root / f"good/{number}.png", number)
+    for number in range(copies):
+        shutil.copy(root / f"good/{number}.png", root / f"good/copy{number}.png")
+    told = "Of its 10 good pictures, 6 are for training and 4 for testing, by the draw of a split, which gives 60 %"
+    with pytest.raises(
+        DataError, match=r"has 6 normal training pictures; at least 10 are needed to learn"
+    ) as few:
+        check_normals(load(root), 0.01)
+    assert told in str(few.value)
+    assert ("Exact copies that were left out: 3." in str(few.value)) == bool(copies)
+    rows = [f"good/{number}.png,,good,,{'test' if number else 'train'}" for number in range(10)]
+    (root / "split.csv").write_text("\n".join(["image,mask,class,group,split", *rows]))
+    with pytest.raises(DataError, match=r"1 are for training and 9 for testing, by split\.csv\."):
+        check_normals(load(root), 0.01)

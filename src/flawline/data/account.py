@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from flawline.data.sample import COPIES
 from flawline_client.folders import LeftOut, identity, search
 
-COPIES = "exact copies of others"
 UNLISTED = "not listed in split.csv"
 ELSEWHERE = "in no folder that the layout reads"
 MASKS = "masks of no defect that is used"

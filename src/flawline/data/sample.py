@@ -21,6 +21,9 @@ GOOD = "good"
 
 Split = Literal["train", "test"]
 
+COPIES = "exact copies of others"
+"""Why a picture is left out that shows nothing new; see flawline.data.account for other reasons."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -134,6 +137,17 @@ class Dataset:
         if not self.left_out:
             return f"Pictures of {self.name}: {used}, none left out."
         return f"Pictures of {self.name}: {used}, {len(self.left_out)} left out. {tell(self.left_out, self.root)}."
+
+    @property
+    def divided(self) -> str:
+        """What divided the good pictures into those for training and for testing, in a sentence or two."""
+        normals, good = len(self.train_normals), sum(not sample.is_defect for sample in self.samples)
+        copies = sum(each.why == COPIES for each in self.left_out)
+        told = (
+            f"Of its {good} good pictures, {normals} are for training and {good - normals} for testing, by "
+            f"{self.division}."
+        )
+        return f"{told} Exact copies that were left out: {copies}." if copies else told
 
     def fingerprint(self) -> str:
         """SHA-256 over the training pictures and masks: their paths below `root` and their bytes."""
