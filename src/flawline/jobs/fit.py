@@ -14,6 +14,7 @@ from flawline.artefact.manifest import DataFacts
 from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample, digests
 from flawline.data.ignore import read_ignored
+from flawline.data.soundness import check_differ
 from flawline.data.squares import Squares, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
@@ -336,7 +337,10 @@ def _identity(teacher: Teacher, recipe: Recipe, seed: int, normals: Squares) -> 
 
 
 def check_normals(dataset: Dataset, false_alarm: float, *, purpose: str = "learn") -> None:
-    """Raise DataError where a data set has too few normal training pictures; `purpose` says what they are for."""
+    """Raise DataError where a data set has too few normal training pictures, or where they do not differ.
+
+    `purpose` says what they are for.
+    """
     count = len(dataset.train_normals)
     if count < MIN_NORMALS:
         msg = (
@@ -346,6 +350,7 @@ def check_normals(dataset: Dataset, false_alarm: float, *, purpose: str = "learn
             "folders train/ and test/"
         )
         raise DataError(msg)
+    check_differ(dataset.train_normals, dataset.name)
 
 
 def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
