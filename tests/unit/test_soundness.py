@@ -8,8 +8,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from flawline.data import Dataset, Sample, load_dataset, load_holdout, soundness
+from flawline.data.squares import Squares, check_differ
 from flawline.errors import DataError
-from flawline.jobs.fit import check_normals
 
 SIDE = 32
 
@@ -163,8 +163,8 @@ class TestDiffer:
             "plain greys": lambda number: np.full_like(one, 10 * number),
         }[kind]
         dataset = self.load(tmp_path, [made(number) for number in range(12)])
-        with pytest.raises(DataError, match=rf"^the 12 good training pictures of .* do not differ: .*{why}"):
-            check_normals(dataset, 0.1)
+        with pytest.raises(DataError, match=rf"^the 12 good pictures of .* do not differ: .*{why}"):
+            check_differ(Squares(dataset.train_normals, SIDE), dataset.name)
 
     def test_few_pictures_are_read_where_two_differ(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,7 +173,7 @@ class TestDiffer:
         pictures = [rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8) for _ in range(12)]
         dataset, read = self.load(tmp_path, pictures), []
         monkeypatch.setattr(Sample, "read_image", lambda sample: read.append(1) or pictures[len(read)])
-        check_normals(dataset, 0.1)
+        check_differ(Squares(dataset.train_normals, SIDE), dataset.name)
         assert len(read) == 2
 
     def test_exact_copies_of_one_picture_are_refused_when_they_are_loaded(self, tmp_path: Path) -> None:

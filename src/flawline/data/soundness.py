@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 from PIL import Image, ImageFile
 
 from flawline.data.label import check_marks_less
@@ -25,8 +24,6 @@ compared, and of TIFF and BMP files it is seen that they hold as much as their h
 """
 _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 273, 279, 324, 325
 """Tags of TIFF that say where the data lie and how many bytes they take."""
-ALIKE = 1
-"""Grey levels of 255 by which pictures may differ and show the same."""
 NAMED = 10
 """Files that are named at most."""
 
@@ -58,32 +55,6 @@ def check_sound(samples: Sequence[Sample], name: str) -> None:
         f"{named}{more}"
     )
     raise DataError(msg)
-
-
-def check_differ(normals: Sequence[Sample], name: str) -> None:
-    """Refuse good pictures that are all alike, since nobody could learn from them what good pictures may look like.
-
-    Pictures are read until two differ and one shows anything, which most often takes two.
-
-    Raises:
-        DataError: all agree to within ALIKE grey levels, or each shows one colour, such as black or white.
-
-    """
-    first, same, plain = None, True, True
-    for sample in normals:
-        pixels = sample.read_image().astype(np.int16)
-        first = pixels if first is None else first
-        same = same and pixels.shape == first.shape and int(np.abs(pixels - first).max()) <= ALIKE
-        plain = plain and int(np.ptp(pixels, axis=(0, 1)).max()) <= ALIKE
-        if not same and not plain:
-            return
-    if len(normals) > 1:
-        why = "each shows one colour all over" if plain else "all show the very same"
-        msg = (
-            f"the {len(normals)} good training pictures of {name} do not differ: {why}, such as "
-            f"{shown(normals[0].image)}; give pictures of different items, as the camera sees them"
-        )
-        raise DataError(msg)
 
 
 def _faults(sample: Sample) -> list[tuple[Path, str]]:

@@ -14,8 +14,7 @@ from flawline.artefact.manifest import DataFacts
 from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample, digests
 from flawline.data.ignore import read_ignored
-from flawline.data.soundness import check_differ
-from flawline.data.squares import Squares, fingerprint
+from flawline.data.squares import Squares, check_differ, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
@@ -92,6 +91,7 @@ def fit(
     torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(chosen_device)
     kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
+    check_differ(squares, dataset.name)
     time_left = Budget(budget, trainings_of(kinds, recipe))
     teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
     parts = []
@@ -337,10 +337,7 @@ def _identity(teacher: Teacher, recipe: Recipe, seed: int, normals: Squares) -> 
 
 
 def check_normals(dataset: Dataset, false_alarm: float, *, purpose: str = "learn") -> None:
-    """Raise DataError where a data set has too few normal training pictures, or where they do not differ.
-
-    `purpose` says what they are for.
-    """
+    """Raise DataError where a data set has too few normal training pictures; `purpose` says what they are for."""
     count = len(dataset.train_normals)
     if count < MIN_NORMALS:
         msg = (
@@ -350,7 +347,6 @@ def check_normals(dataset: Dataset, false_alarm: float, *, purpose: str = "learn
             "folders train/ and test/"
         )
         raise DataError(msg)
-    check_differ(dataset.train_normals, dataset.name)
 
 
 def check_weights(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
