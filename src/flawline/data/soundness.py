@@ -39,9 +39,12 @@ def check_sound(samples: Sequence[Sample], name: str) -> None:
         DataError: naming the first files that cannot be read, with the reason of each, and how many there are.
 
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
         read = track(pool.map(_faults, samples), "checking pictures", total=len(samples))
         faults = [fault for each in read for fault in each]
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for none that has not begun
     if not faults:
         return
     paths: dict[str, list[Path]] = {}
