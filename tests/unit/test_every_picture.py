@@ -192,11 +192,15 @@ class TestCopies:
         assert len(dataset.samples) == 10
         assert len(sides) == 2
 
-    def test_copies_that_are_one_item_stay(self, root: Path) -> None:
+    def test_copies_that_are_one_item_stay(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         shutil.copy(root / "good/0.png", root / "good/x.png")
         rows = [f"good/{name}.png,,good,{item},train" for name, item in ((0, "a"), ("x", "a"), (1, ""))]
         (root / "split.csv").write_text("\n".join(["image,mask,class,group,split", *rows]))
         assert len(load(root).samples) == 3
+        assert (
+            "Exact copies among those used, as one item each or as defects of two classes: 1."
+            in capsys.readouterr().err
+        )
 
     def test_few_files_are_read_whole(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         read: list[Path] = []

@@ -142,7 +142,9 @@ class TestShape:
             self.mask(tmp_path, width, height).read_mask(HEIGHT, WIDTH)
 
 
-def test_ambiguous_masks_are_found_before_anything_is_learnt(tmp_path: Path) -> None:
+def test_ambiguous_masks_are_found_before_anything_is_learnt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng = np.random.default_rng(0)
     for name in ("good/1", "good/2", "defect/1", "defect/2"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -150,6 +152,10 @@ def test_ambiguous_masks_are_found_before_anything_is_learnt(tmp_path: Path) -> 
             tmp_path / f"{name}.png"
         )
     (tmp_path / "masks").mkdir()
+    for number in (1, 2):
+        Image.fromarray(BLACK).save(tmp_path / f"masks/{number}.png")
+    load_dataset(f"folder:{tmp_path}")
+    assert "All 2 masks of folder:" in capsys.readouterr().err
     for number in (1, 2):
         Image.fromarray(255 - WHITE).save(tmp_path / f"masks/{number}.png")
     with pytest.raises(

@@ -63,10 +63,11 @@ def originals(samples: Sequence[Sample]) -> dict[Sample, Sample]:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Samples without copies of others, and the copies that were left out with what they are copies of."""
+    """Samples without copies of others, the copies that were left out, and how many copies stay; see `distinct`."""
 
     samples: tuple[Sample, ...]
-    copies: dict[Sample, Sample]
+    copies: tuple[Sample, ...]
+    staying: int
 
 
 def distinct(samples: Sequence[Sample], *, sides: bool = True) -> Distinct:
@@ -95,9 +96,10 @@ def distinct(samples: Sequence[Sample], *, sides: bool = True) -> Distinct:
             both = f"{shown(one.image)} and {shown(other.image)}"
             msg = f"{both} are the same picture, {kind}{more}; remove one of them"
             raise DataError(msg)
-    left_out = {
-        copy: one
+    left_out = dict.fromkeys(
+        copy
         for copy, one in first.items()
         if copy.group != one.group and copy.defect_class == one.defect_class
-    }
-    return Distinct(tuple(sample for sample in samples if sample not in left_out), left_out)
+    )
+    kept = tuple(sample for sample in samples if sample not in left_out)
+    return Distinct(kept, tuple(left_out), len(first) - len(left_out))

@@ -26,8 +26,8 @@ def read_label(path: Path) -> Label:
     """Return the pixels that a mask marks: all that are not black.
 
     Of a palette the colours count, of several channels any of them. Where some pixels are transparent and others
-    are not, transparent ones are not marked. In a lossy file (JPEG, or TIFF compressed so) values of LOSSY_FROM and
-    more count.
+    are not, transparent ones are not marked. In a lossy file (JPEG, or TIFF compressed like it) values of LOSSY_FROM
+    and more count.
 
     Returns:
         BOOL [H, W], upright.
@@ -38,7 +38,11 @@ def read_label(path: Path) -> Label:
     """
     try:
         with Image.open(path) as image:
-            lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in ("jpeg", "tiff_jpeg")
+            lossy = image.format in ("JPEG", "MPO") or image.info.get("compression") in (
+                "jpeg",
+                "tiff_jpeg",
+                "webp",
+            )
             if image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9):
                 upright = ImageOps.exif_transpose(image)
             else:

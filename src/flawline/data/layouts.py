@@ -74,6 +74,10 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
     _check(dataset)
     if not known:
         say(dataset.account)
+        if kept.staying:
+            say(
+                f"Exact copies among those used, as one item each or as defects of two classes: {kept.staying}."
+            )
         check_sound(dataset.samples, dataset.name)
     return dataset
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageFile
 from flawline.data.label import check_marks_less
 from flawline.data.sample import Sample
 from flawline.errors import DataError, PictureError
-from flawline.progress import track
+from flawline.progress import say, track
 from flawline.scoring.picture import FORMATS, check_size, decode, upright_size
 from flawline_client.folders import shown
 
@@ -41,11 +41,14 @@ def check_sound(samples: Sequence[Sample], name: str) -> None:
     """
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:
-        read = track(pool.map(_faults, samples), "checking pictures", total=len(samples))
-        faults = [fault for each in read for fault in each]
+        read = list(track(pool.map(_look_at, samples), "checking pictures", total=len(samples)))
     finally:
         pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for none that has not begun
+    faults = [each for each in read if isinstance(each, tuple)]
     if not faults:
+        marks = [any_marked for any_marked in read if isinstance(any_marked, bool)]
+        if len(marks) > 1 and not any(marks):
+            say(f"All {len(marks)} masks of {name} are black: none marks where its defect is.")
         return
     paths: dict[str, list[Path]] = {}
     for path, why in faults[:NAMED]:
@@ -60,21 +63,22 @@ def check_sound(samples: Sequence[Sample], name: str) -> None:
     raise DataError(msg)
 
 
-def _faults(sample: Sample) -> list[tuple[Path, str]]:
-    """Say what is wrong with a picture, and with its mask."""
+def _look_at(sample: Sample) -> tuple[Path, str] | bool | None:
+    """Return the file that cannot be used, and why; or whether the mask marks anything, None without one."""
     try:
         shape = _shape(sample.image)
     except OSError as error:
-        return [(sample.image, error.strerror or str(error))]
+        return sample.image, error.strerror or str(error)
     except PictureError as error:
-        return [(sample.image, str(error))]
+        return sample.image, str(error)
     if sample.mask is None:
-        return []
+        return None
     try:
-        check_marks_less(sample.read_mask(*shape), sample.mask)
+        label = sample.read_mask(*shape)
+        check_marks_less(label, sample.mask)
     except DataError as error:
-        return [(sample.mask, str(error).removeprefix(f"{shown(sample.mask)}: "))]
-    return []
+        return sample.mask, str(error).removeprefix(f"{shown(sample.mask)}: ")
+    return bool(label.any())
 
 
 def _shape(path: Path) -> tuple[int, int]:
