@@ -26,8 +26,8 @@ def read_label(path: Path) -> Label:
     """Return the pixels that a mask marks: all that are not black.
 
     Of a palette the colours count, of several channels any of them. Where some pixels are transparent and others
-    are not, transparent ones are not marked. In a lossy file (JPEG, or TIFF compressed like it) values of LOSSY_FROM
-    and more count.
+    are not, transparent ones are not marked. In a lossy file (JPEG, or TIFF compressed like it) values of
+    LOSSY_FROM and more count.
 
     Returns:
         BOOL [H, W], upright.
