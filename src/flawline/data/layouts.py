@@ -71,9 +71,10 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
         dataset = Dataset(
             f"{layout}:{shown(root.name)}", root, kept.samples, _left_out(root, table, kept), table.division
         )
+    if not known and dataset.samples:  # where there are none, the error says what was left out
+        say(dataset.account)
     _check(dataset)
     if not known:
-        say(dataset.account)
         if kept.staying:
             say(
                 f"Exact copies among those used, as one item each or as defects of two classes: {kept.staying}."
