@@ -59,7 +59,8 @@ class InspectionClient:
 
         Args:
             line: name of a published line.
-            image: path or content of a JPEG, PNG, BMP or TIFF file, or pixels UINT8 [H, W, 3] in RGB order.
+            image: path or content of a JPEG, PNG, BMP or TIFF file, or pixels [H, W, 3] in RGB order,
+                UINT8, or UINT16 for a line whose pictures fill more than eight bits.
             source: what the answer calls the picture; its path if left out.
 
         Raises:

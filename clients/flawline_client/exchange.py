@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
@@ -21,6 +20,7 @@ from flawline_client.inspection import Inspection
 from flawline_client.regions import Region, RegionPool
 from flawline_client.wire import (
     Picture,
+    Pixels,
     checked_pixels,
     image_input,
     line_names,
@@ -148,7 +148,7 @@ class Exchange:
                 if status_name(error) in GONE:
                     return
 
-    def _ask_pixels(self, line: str, pixels: NDArray[np.uint8], deadline: float) -> Steps[InferResult]:
+    def _ask_pixels(self, line: str, pixels: Pixels, deadline: float) -> Steps[InferResult]:
         tensor = pixels_input(pixels)
         with self._regions.holding(pixels) as region:
             if region is not None and (yield from self._register(region, deadline)):

@@ -3,6 +3,7 @@
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +39,8 @@ def draw_overlay(inspection: Inspection, picture: Picture | Image.Image) -> Imag
 
     Args:
         inspection: the server's answer.
-        picture: the picture it was given for: path, file content, pixels UINT8 [H, W, 3], or an upright image.
+        picture: the picture it was given for: path, file content, pixels UINT8 or UINT16 [H, W, 3], or an
+            upright image.
 
     Returns:
         RGB image with the picture's aspect ratio, its longer side SMALLEST to LARGEST pixels, and below it
@@ -71,17 +73,39 @@ def save_overlay(inspection: Inspection, picture: Picture | Image.Image, path: P
 
 
 def open_picture(picture: Picture | Image.Image) -> Image.Image:
-    """RGB as the server sees it: turned as EXIF says, 16-bit grey reduced to its upper eight bits."""
+    """RGB for people: turned as EXIF says, the largest page, 16 bits as `_in_eight_bits`."""
     if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture)
+        return Image.fromarray(_in_eight_bits(picture) if picture.dtype == np.uint16 else picture)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+        _turn_to_largest(image)
+        deep_colour = image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _WIDE_GREY:
-            wide = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)
-            upright = Image.fromarray((wide >> 8).astype(np.uint8))
+            return Image.fromarray(_in_eight_bits(np.asarray(upright))).convert("RGB")
+        if deep_colour:  # of which Pillow keeps the upper eight bits
+            upper = np.asarray(upright.convert("RGB"))
+            white = 2 ** int(upper.max()).bit_length() - 1
+            return Image.fromarray(np.rint(upper * (255 / max(white, 1))).astype(np.uint8))
         return upright.convert("RGB")
+
+
+def _turn_to_largest(image: Image.Image) -> None:
+    """Turn a TIFF file of several pages to the one that the server takes: the largest, the first of these."""
+    pages = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and pages > 1:
+        areas = []
+        for page in range(pages):
+            image.seek(page)
+            areas.append(image.width * image.height)
+        image.seek(areas.index(max(areas)))
+
+
+def _in_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring whole numbers to UINT8 so that people see them: white is the most that the brightest's bits hold."""
+    white = max(255, 2 ** int(values.max()).bit_length() - 1)
+    return np.rint(np.maximum(values, 0) * (255 / white)).astype(np.uint8)
 
 
 def _heat(canvas: Image.Image, heat: NDArray[np.float32]) -> None:

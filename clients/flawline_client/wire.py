@@ -20,8 +20,10 @@ from flawline_client.inspection import (
     Verdict,
 )
 
-Picture = bytes | str | Path | NDArray[np.uint8]
-"""A picture file's content, its path, or pixels [H, W, 3] in RGB order."""
+Pixels = NDArray[np.uint8 | np.uint16]
+"""[H, W, 3] in RGB order, UINT8, or UINT16 for a line whose pictures fill more than eight bits."""
+Picture = bytes | str | Path | Pixels
+"""A picture file's content, its path, or pixels."""
 
 _NOT_LOADED = "has no available versions"
 
@@ -49,17 +51,17 @@ def image_input(content: bytes) -> InferInput:
     return InferInput("IMAGE", [1, 1], "BYTES").set_data_from_numpy(np.array([[content]], dtype=np.object_))
 
 
-def pixels_input(pixels: NDArray[np.uint8]) -> InferInput:
-    """UINT8 [1, H, W, 3] tensor `PIXELS`, without its data yet."""
-    return InferInput("PIXELS", [1, *pixels.shape], "UINT8")
+def pixels_input(pixels: Pixels) -> InferInput:
+    """UINT8 or UINT16 [1, H, W, 3] tensor `PIXELS`, without its data yet."""
+    return InferInput("PIXELS", [1, *pixels.shape], pixels.dtype.name.upper())
 
 
-def checked_pixels(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
-    """Return the array itself if it is UINT8 [H, W, 3] and not empty, else raise PictureRejected."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+def checked_pixels(image: NDArray[Any], source: str) -> Pixels:
+    """Return the array itself if it is UINT8 or UINT16 [H, W, 3] and not empty, else raise PictureRejected."""
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         msg = (
             f"{source}: the array is {image.dtype} {list(image.shape)}; "
-            "send uint8 [height, width, 3] in RGB order"
+            "send uint8 [height, width, 3] in RGB order, or uint16 to a line of more than eight bits"
         )
         raise PictureRejected(msg, "INVALID_ARGUMENT", source)
     return image

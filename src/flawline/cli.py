@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
+from flawline.memory import keep_freed_memory
 from flawline.progress import say
 from flawline.targets import TARGETS
 from flawline_client.cli import inspect_command
@@ -587,6 +588,7 @@ def rollback(
 
 def main() -> None:
     """Run the command line; errors a user can mend are printed alone, with status 2. Ctrl-C ends it with 130."""
+    keep_freed_memory()
     try:
         app()
     except FlawlineError as error:

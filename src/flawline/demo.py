@@ -13,6 +13,7 @@ from flawline.errors import FlawlineError
 from flawline.files import write_atomically
 from flawline.jobs.build import build
 from flawline.jobs.release import write_build_report
+from flawline.memory import keep_freed_memory
 from flawline.progress import say, track
 from flawline.recipe import Recipe
 from flawline.report.gallery import PictureRow
@@ -86,6 +87,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("out/demo"),
 ) -> None:
     """Generate a line, train it, serve it on a real Triton server, inspect its test pictures."""
+    keep_freed_memory()
     try:
         summary = demo(out)
     except FlawlineError as error:

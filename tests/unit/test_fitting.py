@@ -512,13 +512,13 @@ def test_a_part_that_is_not_trained_needs_no_budget(line: Dataset, teacher: str)
 def test_every_picture_is_read_once(line: Dataset, teacher: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By adaptation, a student, its levels, the banks and the calibration together."""
     read: list[Path] = []
-    read_image = Sample.read_image
+    read_values = Sample.read_values
 
     def counted(sample: Sample) -> NDArray[np.uint8]:
         read.append(sample.image)
-        return read_image(sample)
+        return read_values(sample)
 
-    monkeypatch.setattr(Sample, "read_image", counted)
+    monkeypatch.setattr(Sample, "read_values", counted)
     recipe = small_recipe(teacher, sacd=QUICK, adapt=ADAPT, positive="none")
     fit("sacd+exdd", line, recipe, seed=0)
     assert sorted(read) == sorted(sample.image for sample in line.train_normals)

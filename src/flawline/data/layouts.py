@@ -14,6 +14,7 @@ from flawline.data import (
     surfaces,
     visa,
 )
+from flawline.data.depth import with_learnt_bits
 from flawline.data.folders import class_name, find_pictures, subfolders
 from flawline.data.sample import GOOD, Dataset, Sample
 from flawline.data.splits import SPLIT_FILE, read_split
@@ -49,7 +50,7 @@ def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
     """
     dataset = _read(spec, seed)
     _check(dataset)
-    return dataset
+    return with_learnt_bits(dataset)
 
 
 def load_holdout(spec: str) -> tuple[Sample, ...]:

@@ -566,7 +566,7 @@ def _verdict(candidate: Candidate, standing: _Standing) -> str:
 def _scores(fitted: FittedLine, samples: Sequence[Sample]) -> tuple[float, ...]:
     found: list[float] = []
     for start in track(range(0, len(samples), BATCH), "judging"):
-        pictures = [sample.read_image() for sample in samples[start : start + BATCH]]
+        pictures = [sample.read_values() for sample in samples[start : start + BATCH]]
         found += [verdict.score for verdict in fitted.inspect(pictures)]
     return tuple(found)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flawline.artefact.manifest import DataFacts, Manifest, Origin
 from flawline.data import Dataset, Sample, digests
+from flawline.data.depth import at_bits
 from flawline.data.ignore import check_sizes
 from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine
@@ -77,7 +78,7 @@ def calibrate_line(
         asked, second = _budgets(fitted.calibration, false_alarm, look_again)
         if dataset is None:
             return fitted.with_budget(asked, second)
-        normals = dataset.train_normals
+        normals = at_bits(dataset.train_normals, fitted.settings.bits)
         check_normals(dataset, asked, purpose="calibrate")
         _check_new(dataset, fitted.data, line)
         good = sum(not sample.is_defect for sample in dataset.samples)
@@ -147,12 +148,13 @@ def teach_line(
         raise RecipeError(msg)
 
     def change(fitted: FittedLine) -> FittedLine:
+        near, far = (at_bits(samples, fitted.settings.bits) for samples in (normals, defects))
         teacher, size, windows = fitted.model.teacher, fitted.settings.size, fitted.settings.windows
         ignored = fitted.rules.ignored
         if ignored is not None:
             check_sizes((*normals, *defects), ignored, f"line '{line}'")
         taught = [
-            part.taught(teacher, normals, defects, size=size, ignored=ignored, windows=windows)
+            part.taught(teacher, near, far, size=size, ignored=ignored, windows=windows)
             for part in fitted.model.parts
         ]
         if not any(taught):

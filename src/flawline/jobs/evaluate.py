@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flawline.data import Dataset, Sample, digests, load_dataset
+from flawline.data.depth import at_bits
 from flawline.data.leave_out import leave_out
 from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
@@ -155,9 +156,10 @@ def evaluate(fitted: FittedLine, samples: Sequence[Sample]) -> Evaluation:
 
     """
     evaluation = Evaluation.of(fitted.rules, fitted.seed)
+    samples = at_bits(samples, fitted.settings.bits)
     for start in track(range(0, len(samples), fitted.batch), f"scoring, seed {fitted.seed}"):
         batch = samples[start : start + fitted.batch]
-        verdicts = fitted.inspect([sample.read_image() for sample in batch])
+        verdicts = fitted.inspect([sample.read_values() for sample in batch])
         for sample, verdict in zip(batch, verdicts, strict=True):
             evaluation.add(sample, verdict)
     return evaluation

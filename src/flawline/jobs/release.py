@@ -15,6 +15,7 @@ from typing import Any
 from flawline import __version__
 from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
+from flawline.data.depth import depth_statement
 from flawline.detectors.export import LineGraph, export_onnx
 from flawline.detectors.fitted import CHOICE, FittedLine
 from flawline.detectors.odd import odd_statement
@@ -23,6 +24,7 @@ from flawline.progress import say
 from flawline.report.evaluation import Evaluation
 from flawline.report.page import write_report
 from flawline.repository import names, publish
+from flawline.scoring.picture import EIGHT
 from flawline.targets import get_target
 from flawline.teachers.adapt import AdaptConfig
 
@@ -155,6 +157,7 @@ def write_artefact(
         seed=fitted.seed,
         size=fitted.settings.size,
         windows=fitted.settings.windows,
+        bits=fitted.settings.bits,
         fused=True,
         data=fitted.data,
         teacher=description,
@@ -222,6 +225,7 @@ def write_build_report(path: Path, built: ReleasedLine) -> None:
         "Odd good pictures": odd_statement(manifest.odd_normals) or "none stand out",
         "Ignored": manifest.ignored.statement if manifest.ignored else "nothing",
         "Served equals trained": statement(manifest.parity),
+        **({"Bits": depth_statement(manifest.bits)} if manifest.bits > EIGHT else {}),
         **({"Windows": manifest.windows.statement(manifest.size)} if manifest.windows else {}),
         "Target": manifest.target,
         "Built": manifest.created,

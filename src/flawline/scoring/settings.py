@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.scoring.finding import Role
 from flawline.scoring.ignored import Ignored
-from flawline.scoring.picture import Geometry
+from flawline.scoring.picture import EIGHT, MOST_BITS, Geometry
 from flawline.scoring.windows import WindowSettings
 
 PEAK_SHARE = 0.5
@@ -76,6 +76,8 @@ class LineSettings(_Frozen):
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
         windows: how pictures are cut into windows; None brings each whole into one square.
+        bits: bits that the values of the line's pictures fill; above 8 it takes files of more than eight bits a
+            channel, and raw pixels in UINT16.
 
     """
 
@@ -89,6 +91,7 @@ class LineSettings(_Frozen):
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
     windows: WindowSettings | None = None
+    bits: int = Field(EIGHT, ge=EIGHT, le=MOST_BITS)
 
     def place(self, width: int, height: int, ignored: Ignored | None = None) -> Geometry:
         """Say where a picture of `width` x `height` pixels lies in the model's plane.

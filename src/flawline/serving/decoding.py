@@ -5,12 +5,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import cv2
+import numpy as np
 
 from flawline.errors import PictureError
-from flawline.scoring.picture import Pixels, check_size, decode
+from flawline.scoring.picture import EIGHT, Values, check_size, decode
 from flawline.serving import triton
 
-Decoded = list[Pixels] | PictureError
+DEEP_PIXELS = "DEEP_PIXELS"
+"""Input of stage `preprocess` for raw pixels in UINT16."""
+
+Decoded = list[Values] | PictureError
 """The pictures of one request, or what is wrong with it."""
 
 
@@ -22,11 +26,31 @@ class Decoder:
         self._pool = ThreadPoolExecutor(threads)
 
     def read(
-        self, requests: Sequence[triton.Request], check: Callable[[Pixels], None] | None = None
+        self,
+        requests: Sequence[triton.Request],
+        check: Callable[[Values], None] | None = None,
+        *,
+        bits: Sequence[int] | None = None,
     ) -> list[Decoded]:
-        """Pictures UINT8 [H, W, 3] of each request, or its PictureError; `check` may raise one for a picture."""
+        """Decode what each request sends.
+
+        Args:
+            requests: each sends one of its inputs.
+            check: may raise PictureError for a picture.
+            bits: bits that the pictures of each request fill; see flawline.scoring.picture.decode. None means 8.
+
+        Returns:
+            Pictures [H, W, 3] of each request, UINT8 or of more bits UINT16, or its PictureError.
+
+        """
         jobs = [self._pictures(request) for request in requests]
-        flat = [item for job in jobs if isinstance(job, list) for item in job]
+        wanted = bits or [EIGHT] * len(jobs)
+        flat = [
+            (item, each)
+            for job, each in zip(jobs, wanted, strict=True)
+            if isinstance(job, list)
+            for item in job
+        ]
         results = iter(list(self._pool.map(partial(_decode_or_error, check), flat)))
         return [_gather([next(results) for _ in job]) if isinstance(job, list) else job for job in jobs]
 
@@ -35,18 +59,21 @@ class Decoder:
         self._pool.shutdown()
 
     @staticmethod
-    def _pictures(request: triton.Request) -> list[bytes | Pixels] | PictureError:
-        encoded, raw = triton.optional_array(request, "IMAGE"), triton.optional_array(request, "PIXELS")
-        if encoded is not None and raw is None:
-            return list(encoded.ravel())
-        if raw is not None and encoded is None:
-            return list(raw)
-        return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS (UINT8 [H, W, 3])")
+    def _pictures(request: triton.Request) -> list[bytes | Values] | PictureError:
+        encoded = triton.optional_array(request, "IMAGE")
+        raw = [triton.optional_array(request, name) for name in ("PIXELS", DEEP_PIXELS)]
+        sent = [values for values in (encoded, *raw) if values is not None]
+        if len(sent) == 1:
+            return list(sent[0].ravel()) if encoded is not None else list(sent[0])
+        return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS ([H, W, 3])")
 
 
-def _decode_or_error(check: Callable[[Pixels], None] | None, item: bytes | Pixels) -> Pixels | PictureError:
+def _decode_or_error(
+    check: Callable[[Values], None] | None, job: tuple[bytes | Values, int]
+) -> Values | PictureError:
+    item, bits = job
     try:
-        pixels = decode(item) if isinstance(item, bytes) else _checked(item)
+        pixels = decode(item, bits) if isinstance(item, bytes) else _checked(item, bits)
         if check is not None:
             check(pixels)
     except PictureError as error:
@@ -54,7 +81,11 @@ def _decode_or_error(check: Callable[[Pixels], None] | None, item: bytes | Pixel
     return pixels
 
 
-def _checked(pixels: Pixels) -> Pixels:
+def _checked(pixels: Values, bits: int) -> Values:
+    wanted = np.uint8 if bits == EIGHT else np.uint16
+    if pixels.dtype != wanted:
+        msg = f"PIXELS are {pixels.dtype}, and this line takes {np.dtype(wanted).name}"
+        raise PictureError(msg)
     height, width, channels = pixels.shape
     if channels != 3:
         msg = f"PIXELS has {channels} channels; send RGB, shape [H, W, 3]"
@@ -63,7 +94,7 @@ def _checked(pixels: Pixels) -> Pixels:
     return pixels
 
 
-def _gather(results: list[Pixels | PictureError]) -> Decoded:
+def _gather(results: list[Values | PictureError]) -> Decoded:
     for number, result in enumerate(results, start=1):
         if isinstance(result, PictureError):
             place = f"picture {number} of {len(results)}: " if len(results) > 1 else ""

@@ -12,16 +12,17 @@ from flawline.targets import TARGETS
 
 
 class GraphModel:
-    """PICTURE UINT8 [S, S, 3] -> what the line's parts give, and the key of its artefact.
+    """PICTURE [S, S, 3] -> what the line's parts give, and the key of its artefact.
 
-    A line with windows takes whole pictures, UINT8 [H, W, 3], one a request, and gives grids of the whole plane.
+    A line with windows takes whole pictures, [H, W, 3], one a request, and gives grids of the whole plane. Pictures
+    are UINT8, or UINT16 where the line's fill more than eight bits.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load and verify the artefact beside this model."""
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = verify(folder)
-        self.size, self.windows = manifest.size, manifest.windows
+        self.size, self.windows, self.bits = manifest.size, manifest.windows, manifest.bits
         self.graph = TARGETS.get(manifest.target).load(folder, triton.threads(args))
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
@@ -36,7 +37,7 @@ class GraphModel:
 
     def _by_windows(self, request: triton.Request) -> triton.Response:
         try:
-            plane, geometry = frame(triton.array(request, "PICTURE")[0], self.size, self.windows)
+            plane, geometry = frame(triton.array(request, "PICTURE")[0], self.size, self.windows, self.bits)
         except PictureError as error:
             return triton.refuse(str(error))
         outputs = run_windows(self.graph.run, plane, geometry)

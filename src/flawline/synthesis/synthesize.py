@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -273,7 +273,7 @@ def _sheet(written: Sequence[Path], masks: Path) -> Pixels:
     for place in places:
         path = written[place]
         mask = decode((masks / path.name).read_bytes())[:, :, 0] > 0
-        entries.append((path.stem, decode(path.read_bytes()), mask))
+        entries.append((path.stem, cast(Pixels, decode(path.read_bytes())), mask))
     return contact_sheet(entries)
 
 
