@@ -12,7 +12,7 @@ def read_pictures(folder: Path, most: int = 256) -> list[bytes]:
         FileNotFoundError: the folder is not there or holds no picture.
 
     """
-    paths = [path for path, _ in find_pictures([folder])] if folder.is_dir() else []
+    paths = [path for path, _ in find_pictures([folder])[0]] if folder.is_dir() else []
     if not paths:
         msg = f"{folder}: no picture in this folder; name one with JPEG, PNG, BMP or TIFF files"
         raise FileNotFoundError(msg)

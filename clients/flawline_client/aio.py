@@ -12,7 +12,7 @@ from tritonclient.utils import InferenceServerException
 
 from flawline_client.exchange import Call, Exchange, Pause, Read, Steps
 from flawline_client.inspection import Inspection, InspectionError
-from flawline_client.wire import Picture, name_of
+from flawline_client.wire import Picture, name_of, read_file
 
 T = TypeVar("T")
 
@@ -112,4 +112,4 @@ class AsyncInspectionClient:
             case Pause(seconds):
                 return await asyncio.sleep(seconds)
             case Read(path):
-                return await asyncio.to_thread(path.read_bytes)
+                return await asyncio.to_thread(read_file, path)

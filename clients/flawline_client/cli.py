@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from flawline_client.client import InspectionClient
+from flawline_client.folders import SUFFIXES, LeftOut, search, shown, tell
 from flawline_client.inspection import Inspection, InspectionError, Verdict
 from flawline_client.overlay import save_overlay
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 PICTURE_FAILED = 1
 MISUSED_OR_UNREACHABLE = 2
 
@@ -50,11 +50,17 @@ def inspect_command(
 
     Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
     """
-    pictures = find_pictures(images, overlay)
+    pictures, left_out = find_pictures(images, overlay)
     if not pictures:
+        more = f" (left out: {tell(left_out)})" if left_out else ""
         _leave(
-            f"no picture in {', '.join(map(str, images))}; name pictures or a folder with {' '.join(SUFFIXES)}"
+            f"no picture in {', '.join(map(shown, images))}{more}; "
+            f"name pictures or a folder with {' '.join(SUFFIXES)}"
         )
+    if any(image.is_dir() for image in images):
+        folder = images[0] if len(images) == 1 else None
+        more = f"{len(left_out)} left out. {tell(left_out, folder)}" if left_out else "none left out"
+        _say(f"Pictures: {len(pictures)} used, {more}.")
     targets = (
         overlay_targets([below for _, below in pictures], overlay) if overlay else [None] * len(pictures)
     )
@@ -93,25 +99,32 @@ def main() -> None:
     typer.run(inspect_command)
 
 
-def find_pictures(arguments: Iterable[Path], excluded: Path | None = None) -> list[tuple[Path, Path]]:
+def find_pictures(
+    arguments: Iterable[Path], excluded: Path | None = None
+) -> tuple[list[tuple[Path, Path]], list[LeftOut]]:
     """Files among the arguments, and pictures in and below the folders among them, by name.
 
-    Hidden files and what lies in the folder `excluded` are left out of a search. Each comes with its path
-    below the folder it was found in.
+    What lies in the folder `excluded` is left out of a search.
+
+    Returns:
+        Each file with its path below the folder it was found in; and what was left out of the folders, and why.
+
     """
-    found = []
+    found: list[tuple[Path, Path]] = []
+    left_out: list[LeftOut] = []
     for argument in arguments:
-        if argument.is_dir():
-            found += [
-                (path, path.relative_to(argument))
-                for path in sorted(argument.rglob("*"))
-                if path.suffix.lower() in SUFFIXES
-                and not path.name.startswith(".")
-                and (excluded is None or excluded.absolute() not in path.absolute().parents)
-            ]
-        else:
+        if not argument.is_dir():
             found.append((argument, Path(argument.name)))
-    return found
+            continue
+        try:
+            searched = search(argument, excluded)
+        except OSError as error:
+            _leave(
+                f"{shown(error.filename or argument)} cannot be read ({error.strerror}); mend its permissions"
+            )
+        found += [(path, path.relative_to(argument)) for path in searched.pictures]
+        left_out += searched.left_out
+    return found, left_out
 
 
 def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
@@ -161,7 +174,7 @@ def _table() -> Table:
 
 def _row(answer: Inspection | InspectionError) -> Sequence[Text]:
     if isinstance(answer, InspectionError):
-        return Text(answer.message, "red"), Text("failed", "bold yellow")
+        return Text(shown(answer.message), "red"), Text("failed", "bold yellow")
     decision = Text(*DECISIONS[answer.verdict])
     figures = (
         f"{answer.score:.4g}",
@@ -169,7 +182,7 @@ def _row(answer: Inspection | InspectionError) -> Sequence[Text]:
         f"{len(answer.boxes)}",
         f"{answer.latency_ms:.0f}",
     )
-    return Text(answer.source), decision, *map(Text, figures)
+    return Text(shown(answer.source)), decision, *map(Text, figures)
 
 
 def _progress(*, hidden: bool) -> Progress:
@@ -184,6 +197,10 @@ def _progress(*, hidden: bool) -> Progress:
     )
 
 
+def _say(message: str) -> None:
+    _errors.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 def _leave(message: str) -> NoReturn:
-    _errors.print(message, markup=False, highlight=False, soft_wrap=True)
+    _say(message)
     raise typer.Exit(MISUSED_OR_UNREACHABLE)

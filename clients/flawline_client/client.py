@@ -13,7 +13,7 @@ from tritonclient.utils import InferenceServerException
 
 from flawline_client.exchange import Call, Exchange, Pause, Read, Steps
 from flawline_client.inspection import Inspection, InspectionError
-from flawline_client.wire import Picture, name_of
+from flawline_client.wire import Picture, name_of, read_file
 
 T = TypeVar("T")
 
@@ -133,4 +133,4 @@ class InspectionClient:
             case Pause(seconds):
                 return time.sleep(seconds)
             case Read(path):
-                return path.read_bytes()
+                return read_file(path)

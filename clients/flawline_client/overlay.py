@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
+from flawline_client.folders import shown
 from flawline_client.inspection import Inspection, Verdict
 from flawline_client.wire import Picture
 
@@ -154,7 +155,7 @@ def _with_caption(canvas: Image.Image, inspection: Inspection, unit: float) -> I
     bold, plain = ImageFont.load_default(13 * unit), ImageFont.load_default(10 * unit)
     verdict, colour = CAPTIONS[inspection.verdict]
     figures = f"score {inspection.score:.4g}     p-value {inspection.p_value:.2g}"
-    name = f"{inspection.line}  {Path(inspection.source).name}"
+    name = f"{inspection.line}  {shown(Path(inspection.source).name)}"
     gap = 8 * unit
     chip = bold.getlength(verdict) + 2 * gap
     needed = chip + gap + plain.getlength(figures) + gap

@@ -1,6 +1,8 @@
 """A picture as the server's tensors, its answer as an `Inspection`, its refusal as an `InspectionError`."""
 
+import errno
 import re
+import stat
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,6 +67,14 @@ def checked_pixels(image: NDArray[Any], source: str) -> Pixels:
         )
         raise PictureRejected(msg, "INVALID_ARGUMENT", source)
     return image
+
+
+def read_file(path: Path) -> bytes:
+    """Content of a file. Raises OSError, also for a pipe, a socket or a device, for whose end one might wait."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no file, but a pipe, a socket or a device", str(path))
+    return path.read_bytes()
 
 
 def unreadable(error: OSError, source: str) -> PictureRejected:

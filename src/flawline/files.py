@@ -22,6 +22,6 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str) -> None:
-    """Write UTF-8 text to `path` as `written_whole` does."""
+    """Write UTF-8 text to `path` as `written_whole` does; what is no text, as in names of files, is spelt out."""
     with written_whole(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+        temporary.write_text(content, encoding="utf-8", errors="backslashreplace")

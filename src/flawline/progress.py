@@ -57,4 +57,4 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
 
 def say(message: str) -> None:
     """Tell the user one thing, apart from results."""
-    console.print(message, highlight=False, markup=False, soft_wrap=True)
+    console.print(message, highlight=False, markup=False, emoji=False, soft_wrap=True)

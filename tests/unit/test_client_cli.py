@@ -1,13 +1,16 @@
+import os
 import re
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from flawline_client.cli import find_pictures, inspect_command, overlay_targets
+from flawline_client import Inspection, InspectionError, Verdict
+from flawline_client.cli import _row, find_pictures, inspect_command, overlay_targets
 
 
 @pytest.fixture
@@ -26,7 +29,8 @@ def ask(*arguments: object):
 
 
 def test_folders_are_searched_and_files_taken_as_they_are(folder):
-    found = find_pictures([folder, folder / "notes.txt"], excluded=folder / "out")
+    found, left_out = find_pictures([folder, folder / "notes.txt"], excluded=folder / "out")
+    assert [each.path.name for each in left_out] == [".a.jpg"]
     assert [below for _, below in found] == [
         Path("a.jpg"),
         Path("b.PNG"),
@@ -45,6 +49,30 @@ def test_overlays_keep_the_folders_and_never_share_a_name():
         Path("out/y/a.png"),
         Path("out/x/a-2-2.png"),
     ]
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_row_of_the_table_can_be_printed_whatever_the_name(failed):
+    name = os.fsdecode(b"gr\xfcn\n.png")
+    if failed:
+        row = _row(InspectionError(f"{name}: no", "INTERNAL", name))
+    else:
+        maps = np.zeros((4, 4), np.float32)
+        row = _row(
+            Inspection("bolts", name, 1.0, 0.5, Verdict.PASS, False, maps, maps, np.zeros((0, 6)), 1.0)
+        )
+    assert row[0].plain.startswith(r"gr\xfcn\n.png")
+    assert row[0].plain.encode()
+
+
+def test_folders_are_counted_and_what_is_left_out_is_named(folder):
+    (folder / "x.webp").touch()
+    os.mkfifo(folder / "pipe.png")
+    done = ask("--line", "bolts", "--url", "127.0.0.1:9", folder)
+    assert done.stderr.startswith(
+        "Pictures: 4 used, 3 left out. hidden or made by tools: 1 (.a.jpg); "
+        "pipes, sockets or devices: 1 (pipe.png); format not read: 1 (x.webp).\n"
+    )
 
 
 def test_a_missing_picture_is_wrong_usage(tmp_path):

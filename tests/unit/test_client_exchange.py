@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from flawline_client import InspectionError, LineNotFound, PictureRejected, ServerUnavailable, Verdict
+from flawline_client import (
+    InspectionClient,
+    InspectionError,
+    LineNotFound,
+    PictureRejected,
+    ServerUnavailable,
+    Verdict,
+)
 from flawline_client.exchange import Call, Exchange, Pause, Read, is_local
 from flawline_client.regions import SHM_FOLDER
 from flawline_client.wire import line_names
@@ -119,6 +126,18 @@ def test_a_file_that_cannot_be_read_is_a_rejected_picture():
     with pytest.raises(PictureRejected, match=r"gone.png: the file cannot be read") as caught:
         run(steps, FileNotFoundError(2, "No such file or directory"))
     assert caught.value.source == "gone.png"
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.png")
+    with InspectionClient("127.0.0.1:9", timeout=5) as client:
+        with pytest.raises(
+            PictureRejected, match=r"x\.png: the file cannot be read \(it is no file, but a pipe"
+        ):
+            client.inspect("bolts", tmp_path / "x.png")
+        with pytest.raises(PictureRejected, match="Is a directory"):
+            client.inspect("bolts", tmp_path)
 
 
 def test_unavailable_is_asked_again_after_growing_pauses():

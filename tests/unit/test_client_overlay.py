@@ -1,4 +1,6 @@
 import io
+import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +28,11 @@ def inspect(verdict=Verdict.REJECT, spot=1.8, boxes=()) -> Inspection:
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 6),
         latency_ms=1.0,
     )
+
+
+def test_a_name_of_any_bytes_is_drawn(grey):
+    odd = replace(inspect(), source=os.fsdecode(b"folder/gr\xfcn\n.png"))
+    assert (drawn(odd, grey) != drawn(inspect(), grey)).any()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Every layout: what becomes of its folders, and what it says when they are not as they should be."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -15,9 +16,12 @@ REAL = Path(__file__).parents[2].parent / "shared" / "data"
 SIDE = 32
 
 
-def picture(path: Path, value: int = 128) -> Path:
+def picture(path: Path, value: int | None = None) -> Path:
+    """A picture of one grey value, or one of its own that no other path has."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((SIDE, SIDE), value, dtype=np.uint8)).save(path)
+    rng = np.random.default_rng(list(os.fsencode(path)))
+    pixels = rng.integers(256, size=(SIDE, SIDE)) if value is None else np.full((SIDE, SIDE), value)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
     return path
 
 

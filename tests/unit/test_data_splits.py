@@ -1,6 +1,9 @@
 """split.csv, seeded splits, and what `load_dataset` says about specs and folders it cannot use."""
 
+import os
+import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +21,8 @@ HEADER = "image,mask,class,group,split\n"
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Four pictures and one mask, without a layout of their own."""
-    for name in ("a.png", "b.png", "c.png", "d.png", "d_mask.png"):
-        Image.fromarray(np.full((16, 16), 255, dtype=np.uint8)).save(tmp_path / name)
+    for value, name in enumerate(("a.png", "b.png", "c.png", "d.png", "d_mask.png"), start=251):
+        Image.fromarray(np.full((16, 16), value, dtype=np.uint8)).save(tmp_path / name)
     return tmp_path
 
 
@@ -71,6 +74,104 @@ class TestSplitFile:
         write(root, "a.png,good\n", header="image,class\n")
         with pytest.raises(DataError, match="no column mask, group, split"):
             load_dataset(f"folder:{root}")
+
+    @pytest.mark.parametrize(
+        ("change", "encoding"),
+        [
+            pytest.param(lambda text: text, encoding, id=encoding)
+            for encoding in ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252")
+        ]
+        + [
+            pytest.param(lambda text: text.replace(",", ";"), "utf-8", id="semicolons"),
+            pytest.param(lambda text: text.replace(",", "\t"), "utf-8", id="tabs"),
+            pytest.param(lambda text: text.replace(",", " | "), "utf-8", id="bars"),
+            pytest.param(lambda text: "sep=;\n" + text.replace(",", ";"), "utf-8", id="Excel's line"),
+            pytest.param(lambda text: text.replace("\n", "\r\n"), "utf-8", id="CRLF"),
+            pytest.param(lambda text: text.replace("\n", "\r"), "utf-8", id="old Mac"),
+            pytest.param(
+                lambda text: text.replace("Mask,Class", "MASK,class").replace("Train", "TRAIN"),
+                "utf-8",
+                id="case",
+            ),
+            pytest.param(lambda text: text.replace(",", " , "), "utf-8", id="spaces"),
+            pytest.param(
+                lambda text: text.replace("\n", ",,\n") + ",,,,,,\n\n  \n", "utf-8", id="empty cells"
+            ),
+            pytest.param(lambda text: "\n\n" + text, "utf-8", id="empty lines above"),
+            pytest.param(
+                lambda text: text.replace(",", '","').replace("\n", '"\n"').join(('"', '"'))[:-3],
+                "utf-8",
+                id="quotes",
+            ),
+            pytest.param(lambda text: text.replace("/", "\\"), "utf-8", id="backslashes"),
+            pytest.param(lambda text: text.replace("\nF", "\n./F"), "utf-8", id="from here"),
+            pytest.param(lambda text: text.rstrip(), "utf-8", id="no end"),
+            pytest.param(
+                lambda text: (
+                    text.replace("ge,M", "ge,Note,M")
+                    .replace("B.png,", "B.png,x,")
+                    .replace("C.png,", "C.png,,")
+                ),
+                "utf-8",
+                id="column",
+            ),
+        ],
+    )
+    def test_is_read_as_spreadsheets_and_people_leave_it(
+        self, tmp_path: Path, change: Callable[[str], str], encoding: str
+    ) -> None:
+        text = "Image,Mask,Class,Group,Split\nFür/A B.png,,Good,Ä 1,Train\nFür/C.png,Für/M.png,Loch,,Test\n"
+        (tmp_path / "Für").mkdir()
+        for value, name in enumerate(("A B.png", "C.png", "M.png")):
+            Image.fromarray(np.full((16, 16), value, dtype=np.uint8)).save(tmp_path / "Für" / name)
+        (tmp_path / "split.csv").write_bytes(change(text).encode(encoding))
+        here = tmp_path / "Für"
+        assert read_split(tmp_path) == (
+            Sample(here / "A B.png", GOOD, None, "Ä 1", "train"),
+            Sample(here / "C.png", "Loch", here / "M.png", "Für/C.png", "test"),
+        )
+
+    def test_names_are_found_however_accents_and_bytes_are_written(self, tmp_path: Path) -> None:
+        names = (unicodedata.normalize("NFD", "gr\xfcn.png"), os.fsdecode(b"br\xfccke.png"))
+        for value, name in enumerate(names):
+            Image.fromarray(np.full((16, 16), value, dtype=np.uint8)).save(tmp_path / name)
+        write(tmp_path, "gr\xfcn.png,,good,,train\nbr\xfccke.png,,good,,test\n")
+        assert [sample.image for sample in read_split(tmp_path)] == [tmp_path / name for name in names]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (f"{HEADER}a.png,,good,1,train\n\n\nb.png,,good,1,val\n", "line 5: split is 'val'"),
+            (
+                f'{HEADER}a.png,,good,1,train\n"b.png,,good,1,train\nc.png,,good,1,test\n',
+                "line 3: a quote is not",
+            ),
+            (
+                f"{HEADER}a.png,,good,1,train\nx, y.png,,good,1,train\n",
+                "line 3: .*has 6 cells and the header 5",
+            ),
+            (
+                f"{HEADER}a.png,,good,1,train\n./a.png,,good,1,train\n",
+                "line 3: .* is listed twice, also in line 2",
+            ),
+            (f"{HEADER}C:\\data\\a.png,,good,1,train\n", "line 2: .* lies outside the folder"),
+            (f"{HEADER}..\\a.png,,good,1,train\n", "line 2: .* lies outside the folder"),
+            (f"{HEADER}folder,,good,1,train\n", "line 2: .*folder is no file"),
+            ("image,mask,class,split,group,split\n", "line 1: has column split twice"),
+            ("\nBild;Maske;Klasse\n", "line 2: has no column image, mask, class, group, split; it needs"),
+            (HEADER, "split.csv lists no picture"),
+            ("", "has no column image"),
+        ],
+    )
+    def test_faults_are_named_with_their_line(self, root: Path, text: str, message: str) -> None:
+        (root / "folder").mkdir()
+        (root / "split.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            load_dataset(f"folder:{root}")
+
+    def test_an_absolute_path_into_the_folder_is_understood(self, root: Path) -> None:
+        write(root, f"{root}/a.png,,good,1,train\n")
+        assert read_split(root) == (Sample(root / "a.png", GOOD, None, "1", "train"),)
 
     def test_refuses_a_group_on_both_sides(self, root: Path) -> None:
         write(root, "a.png,,good,tile 7,train\nb.png,,good,tile 7,test\n")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -34,7 +35,21 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
             mask = place / "tiles" / sample.split / sample.mask.relative_to(drawn.root)
             mask.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(sample.mask, mask)
+    # Names as file systems allow them: bytes that are no UTF-8, line breaks, and what a page would take for HTML.
+    rename(place / "tiles/train/good", LATIN)
+    rename(place / "tiles/test/good", LATIN)
+    for folder in ("", "masks"):
+        rename(next((place / "tiles/test" / folder).glob("defect_*")), MARKUP)
     return place
+
+
+LATIN, MARKUP = os.fsdecode(b"gr\xfcn\n<b>.png"), os.fsdecode(b"\xff<script>alert(1)<!--.png")
+
+
+def rename(folder: Path, name: str) -> None:
+    """Give the first picture of a folder another name."""
+    first = min(folder.iterdir())
+    first.rename(first.with_name(name))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +92,12 @@ def test_figures_words_and_files_of_a_test_split_and_another_day(
     assert [row["holdout"]["normals"] for row in rows] == [10, 10]
     assert [row["look_again"] for row in rows] == [0.3, 0.3]
     report(tmp_path / "report.html", runs, title="tiles")
-    assert "Good pictures of another day" in (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text()
+    assert "Good pictures of another day" in page
+    assert "<script>alert" not in page
+    assert r"\xff&lt;script&gt;alert(1)&lt;!--.png" in page
+    paths = {Path(line["path"]).name for line in lines}
+    assert {r"gr\xfcn\n<b>.png", r"\xff<script>alert(1)<!--.png"} <= paths
 
 
 def test_what_is_wrong_is_said_before_anything_is_fitted(
@@ -96,7 +116,7 @@ def test_what_is_wrong_is_said_before_anything_is_fitted(
     holdout = (*load_holdout(str(pictures / "later")), Sample(copied, "good", None, "x", "test"))
     with pytest.raises(
         DataError,
-        match=r"1 of the 11 pictures of the hold-out are also among those of folder:tiles, .*renamed",
+        match=r"1 of the 11 pictures of the hold-out are also among those of folder:tiles: .*renamed",
     ):
         attempt(holdout=holdout)
     before = good.read_bytes()

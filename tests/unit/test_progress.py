@@ -34,3 +34,8 @@ def test_a_training_that_reports_shares_tells_them_too(
 def test_short_work_leaves_nothing_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track([1, 2, 3], "reading")) == [1, 2, 3]
     assert capsys.readouterr().err == ""
+
+
+def test_a_name_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.say("folder:zero: [bold]x[/bold] :warning:")
+    assert capsys.readouterr().err == "folder:zero: [bold]x[/bold] :warning:\n"

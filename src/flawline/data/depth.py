@@ -13,6 +13,7 @@ from flawline.data.sample import Dataset, Sample
 from flawline.errors import DataError, PictureError
 from flawline.progress import say, track
 from flawline.scoring.picture import EIGHT, MOST_BITS, held_bits, white_of
+from flawline_client.folders import shown
 
 DARK = 1 / 8
 """A line whose brightest value lies below this share of white is said to be dark."""
@@ -28,8 +29,12 @@ def at_bits(samples: Iterable[Sample], bits: int) -> tuple[Sample, ...]:
     return tuple(sample if sample.bits == bits else replace(sample, bits=bits) for sample in samples)
 
 
-def with_learnt_bits(dataset: Dataset) -> Dataset:
-    """Return a data set whose pictures are read at the bits that its good training pictures fill, and say so.
+def with_learnt_bits(dataset: Dataset, *, tell: bool = True) -> Dataset:
+    """Return a data set whose pictures are read at the bits that its good training pictures fill.
+
+    Args:
+        dataset: pictures of a line.
+        tell: whether the bits are said where they are more than eight.
 
     Raises:
         DataError: some of its pictures have eight bits a channel and others more.
@@ -42,8 +47,9 @@ def with_learnt_bits(dataset: Dataset) -> Dataset:
     if len(deep) < len(held):
         other = next(sample for sample, bits in held.items() if bits <= EIGHT)
         msg = (
-            f"{dataset.name} has {len(deep)} pictures of more than eight bits a channel, such as {deep[0].image}, "
-            f"and {len(held) - len(deep)} of eight, such as {other.image}; a line takes one kind: save all alike"
+            f"{dataset.name} has {len(deep)} pictures of more than eight bits a channel, such as "
+            f"{shown(deep[0].image)}, and {len(held) - len(deep)} of eight, such as {shown(other.image)}; "
+            "a line takes one kind: save all alike"
         )
         raise DataError(msg)
     normals = at_bits(dataset.train_normals, MOST_BITS)
@@ -53,10 +59,11 @@ def with_learnt_bits(dataset: Dataset) -> Dataset:
     bits = min(max(brightest.bit_length(), EIGHT + 1), MOST_BITS)
     share = brightest / white_of(bits)
     dark = "; the pictures are dark, give them more light or exposure" if share < DARK else ""
-    say(
-        f"The pictures have more than eight bits a channel. The brightest value of the {len(normals)} good "
-        f"training pictures is {brightest}: values are read as {bits} bits, {white_of(bits)} is white{dark}."
-    )
+    if tell:
+        say(
+            f"The pictures have more than eight bits a channel. The brightest value of the {len(normals)} good "
+            f"training pictures is {brightest}: values are read as {bits} bits, {white_of(bits)} is white{dark}."
+        )
     return replace(dataset, samples=at_bits(dataset.samples, bits))
 
 

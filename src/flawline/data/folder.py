@@ -10,8 +10,10 @@ on its own: 60 % of the normal pictures and a fifth of each defect class for tra
 photographed several times such a split leaks; write a split.csv with groups instead.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+from flawline.data.copies import originals
 from flawline.data.folders import MaskFolder, class_name, find_pictures, relative_stem, subfolders
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.data.splits import split_by_group
@@ -30,7 +32,12 @@ def load(root: Path, *, seed: int = 0) -> tuple[Sample, ...]:
     """
     if (root / "train").is_dir():
         return (*_read(root, root / "train", "train"), *_read(root, root / "test", "test"))
-    return split_by_group(_read(root, root, "test"), seed)
+    samples = _read(root, root, "test")
+    copied = originals(samples)
+    # Copies follow the first of them, so that none is learnt on one side and tested on the other.
+    drawn = split_by_group([sample for sample in samples if sample not in copied], seed)
+    split_of = {sample.image: sample.split for sample in drawn}
+    return tuple(replace(sample, split=split_of[copied.get(sample, sample).image]) for sample in samples)
 
 
 def _read(root: Path, folder: Path, split: Split) -> list[Sample]:

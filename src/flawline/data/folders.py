@@ -7,33 +7,30 @@ from PIL import Image
 
 from flawline.data.sample import GOOD
 from flawline.errors import DataError
-
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
-"""Compared in lower case."""
+from flawline_client.folders import made_by_a_tool, search, shown
 
 NORMAL_NAMES = frozenset({GOOD, "ok", "normal", "free", "defect_free", "no_defect", "flawless"})
 """Class and folder names that public layouts and factories use for pictures without a defect."""
 
 
 def class_name(name: str) -> str:
-    """Return GOOD for any of NORMAL_NAMES, whatever their case; other names as they are, without outer spaces."""
+    """Return GOOD for any of NORMAL_NAMES, whatever their case; other names as `shown`, without outer spaces."""
     name = name.strip()
     plain = name.lower().replace("-", "_").replace(" ", "_")
-    return GOOD if plain in NORMAL_NAMES else name
+    return GOOD if plain in NORMAL_NAMES else shown(name)
 
 
 def find_pictures(folder: Path) -> list[Path]:
-    """All pictures in a folder and below it, sorted by path; hidden files are left out."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """All pictures in a folder and below it, sorted by path.
+
+    Links are followed. Hidden files, and what tools made, are left out; see flawline_client.folders.search.
+    """
+    return list(search(folder).pictures)
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders directly inside `folder`, sorted by name; hidden ones are left out."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """Folders directly inside `folder`, sorted by name; hidden ones, and those that tools made, are left out."""
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not made_by_a_tool(path.name))
 
 
 def relative_stem(path: Path, folder: Path) -> str:
@@ -69,13 +66,12 @@ def _masks_in(folder: Path) -> Iterator[Path]:
 
 
 def mask_is_empty(mask: Path) -> bool:
-    """Whether no pixel of a mask is set. Raises DataError naming the file if it cannot be read."""
+    """Whether no pixel of a mask is set; one that cannot be read is not empty, and is refused with all others."""
     try:
         with Image.open(mask) as image:
             return image.convert("L").getbbox() is None
-    except (OSError, ValueError) as error:
-        msg = f"{mask}: the mask cannot be read ({error}); repair or remove it"
-        raise DataError(msg) from error
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def require_folder(folder: Path, layout: str, expected: str, category_mark: str) -> None:

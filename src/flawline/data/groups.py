@@ -8,6 +8,7 @@ import numpy as np
 from scipy.sparse.csgraph import connected_components
 
 from flawline.data.sample import Sample
+from flawline.errors import DataError
 
 THUMBNAIL = 48
 """Pixels a side at which two exposures of one item still agree and noise no longer counts."""
@@ -48,7 +49,10 @@ def near_copies(samples: Sequence[Sample], root: Path) -> dict[str, str]:
 
 
 def _detail(sample: Sample) -> np.ndarray:
-    grey = cv2.cvtColor(sample.read_image(), cv2.COLOR_RGB2GRAY)
+    try:
+        grey = cv2.cvtColor(sample.read_image(), cv2.COLOR_RGB2GRAY)
+    except DataError:  # a damaged picture is like no other, and is refused with all that are damaged
+        return np.zeros(THUMBNAIL * THUMBNAIL, dtype=np.float32)
     small = cv2.resize(grey, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA).astype(np.float32)
     detail = (small - cv2.GaussianBlur(small, (0, 0), COARSEST)).ravel()
     detail -= detail.mean()

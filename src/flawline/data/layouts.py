@@ -1,6 +1,7 @@
 """`LAYOUT:PATH` -> Dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from flawline.data import (
@@ -14,11 +15,16 @@ from flawline.data import (
     surfaces,
     visa,
 )
+from flawline.data.account import left_out
+from flawline.data.copies import Distinct, distinct
 from flawline.data.depth import with_learnt_bits
 from flawline.data.folders import class_name, find_pictures, subfolders
 from flawline.data.sample import GOOD, Dataset, Sample
-from flawline.data.splits import SPLIT_FILE, read_split
+from flawline.data.soundness import check_sound
+from flawline.data.splits import SPLIT_FILE, Table, read_table
 from flawline.errors import DataError
+from flawline.progress import say
+from flawline_client.folders import LeftOut, shown, tell
 
 LAYOUTS: dict[str, Callable[..., tuple[Sample, ...]]] = {
     "folder": folder.load,
@@ -32,57 +38,108 @@ LAYOUTS: dict[str, Callable[..., tuple[Sample, ...]]] = {
 }
 """Layouts on disk by name; each takes `root` and `seed`."""
 
+DRAWN = frozenset({"folder", "kolektorsdd", "magnetic_tile"})
+"""Layouts whose split is drawn by a seed."""
+
 SURFACES = "surfaces"
 
 
-def load_dataset(spec: str, *, seed: int = 0) -> Dataset:
-    """Load a line's pictures.
+def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
+    """Load a line's pictures, and say how many are used, and which are left out and why.
 
     Args:
         spec: `LAYOUT:PATH` with one of LAYOUTS, or `surfaces[:OPTIONS]` for a generated line. A split.csv in
             the folder wins over what the layout would read or draw.
         seed: draws the split of layouts that have none. A generated line has a seed among its options instead.
+        known: whether the same pictures were loaded before, with another seed: nothing is said or checked again.
 
     Raises:
-        DataError: the layout is not known, the path is no folder, there are no pictures or no normal ones to
-            train on, one group lies in both splits, or what the layout itself refuses.
+        DataError: the layout is not known, the path is no folder or cannot be read, there are no pictures or no
+            normal ones to train on, one group or picture lies in both splits, a picture or mask is damaged, or what
+            the layout itself refuses.
 
     """
-    dataset = _read(spec, seed)
+    layout, _, rest = spec.partition(":")
+    if layout == SURFACES:
+        options = surfaces.SurfaceOptions.parse(rest)
+        dataset = Dataset(options.spec(), *surfaces.load(options))
+        _check(dataset)
+        return dataset
+    root = _root(layout, rest, spec)
+    with _readable():
+        table = _read(root, layout, seed)
+        kept = distinct(table.samples)
+        dataset = Dataset(
+            f"{layout}:{shown(root.name)}", root, kept.samples, _left_out(root, table, kept), table.division
+        )
     _check(dataset)
-    return with_learnt_bits(dataset)
+    if not known:
+        say(dataset.account)
+        check_sound(dataset.samples, dataset.name)
+    return with_learnt_bits(dataset, tell=not known)
 
 
 def load_holdout(spec: str) -> tuple[Sample, ...]:
-    """Load good pictures that were taken another day, on which a promise is tested.
+    """Load good pictures that were taken another day, on which a promise is tested, and say which are used.
 
     Args:
         spec: a folder, or `LAYOUT:PATH`, whose good pictures of either split are taken. Of a folder that holds
             good/, as layout `folder` does, its good pictures are taken; of any other, all pictures in it and below.
 
     Raises:
-        DataError: there is no such folder, or no good picture in it.
+        DataError: there is no such folder, it cannot be read, it holds no good picture, or one is damaged.
 
     """
     layout, _, rest = spec.partition(":")
-    if layout == SURFACES or (layout in LAYOUTS and rest):
-        samples = _read(spec, 0).samples
+    if layout == SURFACES:
+        return _good(surfaces.load(surfaces.SurfaceOptions.parse(rest))[1], spec)
+    named = layout in LAYOUTS and bool(rest)
+    if named:
+        root = _root(layout, rest, spec)
     else:
-        root = Path(spec).expanduser().resolve()
-        if not root.is_dir():
-            msg = f"{root} is not a folder; --holdout takes a folder of good pictures, or LAYOUT:PATH"
-            raise DataError(msg)
-        if (root / SPLIT_FILE).is_file():
-            samples = read_split(root)
-        elif _is_laid_out(root):
-            samples = folder.load(root, seed=0)
+        layout = "folder"
+        root = _folder(spec, "--holdout takes a folder of good pictures, or LAYOUT:PATH")
+    with _readable():
+        if named or (root / SPLIT_FILE).is_file() or _is_laid_out(root):
+            table = _read(root, layout, 0)
         else:
-            samples = tuple(Sample(path, GOOD, None, str(path), "test") for path in find_pictures(root))
+            table = Table(tuple(Sample(path, GOOD, None, str(path), "test") for path in find_pictures(root)))
+        good = _good(table.samples, spec)
+        kept = distinct(good, sides=False)
+        masks = tuple(path for sample in table.samples for path in (sample.image, sample.mask) if path)
+        known = Table(table.samples, (*table.masks, *masks), listed=table.listed)
+        held_out = Dataset(
+            f"the hold-out {shown(root.name)}", root, kept.samples, _left_out(root, known, kept)
+        )
+    say(held_out.account)
+    check_sound(kept.samples, held_out.name)
+    return kept.samples
+
+
+def _good(samples: Sequence[Sample], spec: str) -> tuple[Sample, ...]:
     good = tuple(sample for sample in samples if not sample.is_defect)
     if not good:
         msg = f"{spec} holds no good picture; --holdout tests the promise on good pictures taken another day"
         raise DataError(msg)
     return good
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Name the folder or file that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        name = shown(error.filename or "the folder")
+        msg = f"{name} cannot be read ({error.strerror}); mend its permissions, or move it away"
+        raise DataError(msg) from error
+
+
+def _left_out(root: Path, table: Table, kept: Distinct) -> tuple[LeftOut, ...]:
+    used = [path for sample in kept.samples for path in (sample.image, sample.mask) if path]
+    # The mask of a copy is that of a picture which is used.
+    masks = (*table.masks, *(copy.mask for copy in kept.copies if copy.mask))
+    return left_out(root, used, copies=[copy.image for copy in kept.copies], masks=masks, listed=table.listed)
 
 
 def _is_laid_out(root: Path) -> bool:
@@ -92,31 +149,46 @@ def _is_laid_out(root: Path) -> bool:
     return any(class_name(name) == GOOD or name.lower().startswith("defect") for name in names)
 
 
-def _read(spec: str, seed: int) -> Dataset:
-    """Read what `load_dataset` takes, without a look at what is in it."""
-    layout, _, rest = spec.partition(":")
-    if layout == SURFACES:
-        options = surfaces.SurfaceOptions.parse(rest)
-        root, samples = surfaces.load(options)
-        return Dataset(options.spec(), root, samples)
+def _root(layout: str, rest: str, spec: str) -> Path:
+    """Folder of the pictures of a spec. Raises DataError where the spec is wrong, or there is no such folder."""
     if layout not in LAYOUTS or not rest:
         known = ", ".join([SURFACES, *LAYOUTS])
         msg = (
             f"'{spec}' names no data set; write LAYOUT:PATH, layout one of {known} ({SURFACES} takes no path)"
         )
         raise DataError(msg)
-    root = Path(rest).expanduser().resolve()
-    if not root.is_dir():
-        msg = f"{root} is not a folder; give the folder that holds the pictures of layout {layout}"
-        raise DataError(msg)
-    samples = read_split(root) if (root / SPLIT_FILE).is_file() else LAYOUTS[layout](root, seed=seed)
-    return Dataset(f"{layout}:{root.name}", root, samples)
+    return _folder(rest, f"give the folder that holds the pictures of layout {layout}")
+
+
+def _folder(path: str, cure: str) -> Path:
+    """Return the folder of a path. Raises DataError, with the cure, where there is none."""
+    root = Path(path).expanduser()
+    with _readable():
+        if not root.is_dir():
+            msg = f"{shown(root)} is not a folder; {cure}"
+            raise DataError(msg)
+    return root.resolve()
+
+
+def _read(root: Path, layout: str, seed: int) -> Table:
+    """Read a folder by its split.csv, or as its layout does."""
+    if (root / SPLIT_FILE).is_file():
+        return read_table(root)
+    samples = LAYOUTS[layout](root, seed=seed)
+    division = "the data set's own split"
+    if layout in DRAWN:
+        division = "the draw of a split, which gives 60 % of the good pictures to training"
+    if layout == "folder" and (root / "train").is_dir():
+        division = "its folders train/ and test/"
+    return Table(samples, division=division)
 
 
 def _check(dataset: Dataset) -> None:
     if not dataset.samples:
         layout = dataset.name.partition(":")[0]
         msg = f"{dataset.root} holds no pictures where layout {layout} expects them; check path and layout"
+        if dataset.left_out:
+            msg += f". It does hold, and leaves out: {tell(dataset.left_out, dataset.root)}"
         raise DataError(msg)
     if not dataset.train_normals:
         msg = (

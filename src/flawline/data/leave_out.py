@@ -7,6 +7,7 @@ from pathlib import Path
 from flawline.data.sample import Dataset, Sample, Split
 from flawline.errors import DataError
 from flawline.progress import say
+from flawline_client.folders import shown
 
 _COMMENT = re.compile(r"(^|\s)#.*")
 """Not within a name, such as part#3.png."""
@@ -28,8 +29,8 @@ def leave_out(dataset: Dataset, file: Path | None) -> Dataset:
     if file is None:
         return dataset
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+    except OSError as error:
         msg = f"{file}: the list of pictures to leave out cannot be read ({error}); give a text file"
         raise DataError(msg) from error
     names = [name for line in lines if (name := _COMMENT.sub("", line).strip())]
@@ -46,7 +47,10 @@ def leave_out(dataset: Dataset, file: Path | None) -> Dataset:
         found = found or train.get(name) or test.get(name, [])
         if len(found) != 1:
             several = f"names {len(found)} pictures" if found else "is no picture"
-            msg = f"{file}: '{name}' {several} of {dataset.name}; give the path of one, or its folder and file name"
+            msg = (
+                f"{file}: '{shown(name)[:200]}' {several} of {dataset.name}; "
+                "give the path of one, or its folder and file name"
+            )
             raise DataError(msg)
         listed.add(found[0])
     dropped = {sample for sample in listed if sample.split == "train"}

@@ -1,6 +1,7 @@
 """One picture with what is known of it, and a data set as a tuple of them."""
 
 import hashlib
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,15 @@ from PIL import Image
 
 from flawline.errors import DataError, PictureError
 from flawline.scoring.picture import EIGHT, Pixels, Values, decode, in_eight_bits, upright_size
+from flawline_client.folders import LeftOut, shown, tell
 
 GOOD = "good"
 """Class name of normal pictures, whatever their layout calls them."""
 
 Split = Literal["train", "test"]
+
+COPIES = "exact copies of others"
+"""Why a picture is left out that shows nothing new; see flawline.data.account for other reasons."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Sample:
 
     @property
     def title(self) -> str:
-        """Folder and file name of the picture, by which people know it."""
-        return f"{self.image.parent.name}/{self.image.name}"
+        """Folder and file name of the picture, by which people know it, as `shown` writes them."""
+        return shown(f"{self.image.parent.name}/{self.image.name}")
 
     def read_image(self) -> Pixels:
         """UINT8 [H, W, 3], RGB, for people and for what draws on pictures. Raises DataError as `read_values`."""
@@ -101,11 +106,22 @@ def digests(samples: Iterable[Sample]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The pictures of one line. `name` is `layout` or `layout:folder name`, as results print it."""
+    """The pictures of one line.
+
+    Attributes:
+        name: `layout` or `layout:folder name`, as results print it.
+        root: folder of the pictures.
+        samples: pictures that are used.
+        left_out: pictures in the folder that are not used, and why.
+        division: what divided the pictures into train and test, as a noun of a sentence.
+
+    """
 
     name: str
     root: Path
     samples: tuple[Sample, ...]
+    left_out: tuple[LeftOut, ...] = ()
+    division: str = "the data set's own split"
 
     @property
     def bits(self) -> int:
@@ -127,11 +143,31 @@ class Dataset:
         """All pictures of the test split, in stable order."""
         return tuple(s for s in self.samples if s.split == "test")
 
+    @property
+    def account(self) -> str:
+        """How many pictures are used, and what was left out and why, in a sentence or two."""
+        bad = sum(sample.is_defect for sample in self.samples)
+        used = f"{len(self.samples)} used ({len(self.samples) - bad} good, {bad} with defects)"
+        if not self.left_out:
+            return f"Pictures of {self.name}: {used}, none left out."
+        return f"Pictures of {self.name}: {used}, {len(self.left_out)} left out. {tell(self.left_out, self.root)}."
+
+    @property
+    def divided(self) -> str:
+        """What divided the good pictures into those for training and for testing, in a sentence or two."""
+        normals, good = len(self.train_normals), sum(not sample.is_defect for sample in self.samples)
+        copies = sum(each.why == COPIES for each in self.left_out)
+        told = (
+            f"Of its {good} good pictures, {normals} are for training and {good - normals} for testing, by "
+            f"{self.division}."
+        )
+        return f"{told} Exact copies that were left out: {copies}." if copies else told
+
     def fingerprint(self) -> str:
         """SHA-256 over the training pictures and masks: their paths below `root` and their bytes."""
         digest = hashlib.sha256()
         for sample in (*self.train_normals, *self.train_defects):
             for path in filter(None, (sample.image, sample.mask)):
-                digest.update(str(path.relative_to(self.root)).encode())
+                digest.update(os.fsencode(path.relative_to(self.root)))
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()

@@ -1,25 +1,49 @@
 """Train and test: read from a split.csv, or drawn so that pictures of one item stay together."""
 
 import csv
+import os
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import cast
 
 import numpy as np
 
 from flawline.data.folders import class_name
 from flawline.data.sample import GOOD, Sample, Split
+from flawline.data.spreadsheet import read_rows
 from flawline.errors import DataError
+from flawline_client.folders import shown
 
 SPLIT_FILE = "split.csv"
 COLUMNS = ("image", "mask", "class", "group", "split")
 """`mask` may be empty, `group` too: then the picture stands alone. Paths are relative to the file's folder."""
 
 
+@dataclass(frozen=True)
+class Table:
+    """What a layout or a split.csv gives: samples, masks of good pictures, and what divided train from test.
+
+    `listed` tells whether a split.csv named the pictures.
+    """
+
+    samples: tuple[Sample, ...]
+    masks: tuple[Path, ...] = ()
+    division: str = SPLIT_FILE
+    listed: bool = False
+
+
 def read_split(root: Path) -> tuple[Sample, ...]:
+    """Return the samples of `read_table`."""
+    return read_table(root).samples
+
+
+def read_table(root: Path) -> Table:
     """Read `root/split.csv`, in the order of its rows. A normal picture's mask is dropped: it is empty.
+
+    See flawline.data.spreadsheet for what a CSV file may look like. Paths may have backslashes.
 
     Raises:
         DataError: a column is missing, or a row names a missing file, no class, a split other than train and
@@ -28,52 +52,76 @@ def read_split(root: Path) -> tuple[Sample, ...]:
     """
     path = root / SPLIT_FILE
     samples: list[Sample] = []
-    seen: set[str] = set()
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-            if missing:
-                msg = f"{path} has no column {', '.join(missing)}; it needs {', '.join(COLUMNS)}"
-                raise DataError(msg)
-            for row in rows:
-                place = f"{path}, line {rows.line_num}"
-                cells = {column: (row[column] or "").strip() for column in COLUMNS}
-                if cells["image"] in seen:
-                    msg = f"{place}: {cells['image']} is listed twice; keep one row"
-                    raise DataError(msg)
-                seen.add(cells["image"])
-                samples.append(_read_row(root, cells, place))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        msg = f"{path} cannot be read ({error}); save it as UTF-8 CSV"
-        raise DataError(msg) from error
-    return tuple(samples)
+    masks: list[Path] = []
+    seen: dict[Path, str] = {}
+    for row in read_rows(path, COLUMNS):
+        try:
+            sample = _read_row(root, row.cells)
+        except DataError as error:
+            msg = f"{row.place}: {error}{row.hint}"
+            raise DataError(msg) from error
+        if sample.image in seen:
+            name = shown(row.cells["image"])
+            msg = f"{row.place}: {name} is listed twice, also in {seen[sample.image]}; keep one row"
+            raise DataError(msg)
+        seen[sample.image] = row.place.rpartition(", ")[2]
+        if not sample.is_defect and sample.mask is not None:
+            masks.append(sample.mask)
+        samples.append(sample if sample.is_defect else replace(sample, mask=None))
+    if not samples:
+        msg = f"{path} lists no picture; write one a line below the header, or remove the file"
+        raise DataError(msg)
+    return Table(tuple(samples), tuple(masks), listed=True)
 
 
-def _read_row(root: Path, cells: dict[str, str], place: str) -> Sample:
+def _read_row(root: Path, cells: Mapping[str, str]) -> Sample:
+    """Make a sample of a row. Raises DataError without the place."""
     if not cells["image"] or not cells["class"]:
-        msg = f"{place}: image or class is empty; fill it in"
+        msg = "image or class is empty; fill it in"
         raise DataError(msg)
-    if cells["split"] not in ("train", "test"):
-        msg = f"{place}: split is '{cells['split']}'; write train or test"
+    split = cells["split"].lower()
+    if split not in ("train", "test"):
+        msg = f"split is '{shown(cells['split'])}'; write train or test"
         raise DataError(msg)
-    image = _existing(root, cells["image"], place)
-    mask = _existing(root, cells["mask"], place) if cells["mask"] else None
-    defect_class = class_name(cells["class"])
-    sample = Sample(image, defect_class, mask, cells["group"] or cells["image"], cast(Split, cells["split"]))
-    return sample if sample.is_defect else replace(sample, mask=None)
+    image = _existing(root, cells["image"])
+    mask = _existing(root, cells["mask"]) if cells["mask"] else None
+    group = cells["group"] or image.relative_to(root).as_posix()
+    return Sample(image, class_name(cells["class"]), mask, group, cast(Split, split))
 
 
-def _existing(root: Path, cell: str, place: str) -> Path:
+def _existing(root: Path, cell: str) -> Path:
     relative = PurePosixPath(cell)
+    if relative.is_absolute() and relative.is_relative_to(root):
+        relative = relative.relative_to(root)
     if relative.is_absolute() or ".." in relative.parts:
-        msg = f"{place}: {cell} lies outside the folder; give a path relative to {root}"
+        msg = f"{shown(cell)} lies outside the folder; give a path relative to {root}"
         raise DataError(msg)
-    path = root / relative
-    if not path.is_file():
-        msg = f"{place}: {path} does not exist; correct the row or restore the file"
-        raise DataError(msg)
-    return path
+    for spelling in _spellings(str(relative)):
+        path = root / spelling
+        if path.is_file():
+            return path
+    there = root / relative
+    if PureWindowsPath(cell).drive or ".." in PureWindowsPath(cell).parts:
+        msg = f"{shown(cell)} lies outside the folder; give a path relative to {root}"
+    elif there.exists():
+        msg = f"{shown(there)} is no file; name a picture"
+    else:
+        msg = f"{shown(there)} does not exist; correct the row or restore the file"
+    raise DataError(msg)
+
+
+def _spellings(name: str) -> Iterator[str]:
+    """Ways in which a name may be on disk: as it is, with slashes, accents joined or apart, in Windows' bytes."""
+    for one in dict.fromkeys((name, PureWindowsPath(name).as_posix())):
+        if ".." in PurePosixPath(one).parts or PureWindowsPath(one).drive:
+            continue
+        yield one
+        for form in ("NFC", "NFD"):
+            yield unicodedata.normalize(form, one)
+        try:
+            yield os.fsdecode(one.encode("cp1252"))
+        except UnicodeEncodeError:
+            continue
 
 
 def write_split(root: Path, samples: Iterable[Sample]) -> None:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flawline.data import Dataset, Sample, digests, load_dataset
+from flawline.data import Dataset, Sample, load_dataset
+from flawline.data.copies import alike
 from flawline.data.depth import at_bits
 from flawline.data.leave_out import leave_out
 from flawline.detectors.odd import odd_statement
@@ -17,6 +18,7 @@ from flawline.recipe import Recipe
 from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, peak_rss_mb, spread
 from flawline.report.page import write_report
 from flawline.report.scores import Group, check_scores_file, write_scores
+from flawline_client.folders import shown
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def measure(
     if scores_file is not None:
         check_scores_file(scores_file, json_file)
     for seed in seeds:
-        dataset = leave_out(load_dataset(data, seed=seed), listed)
+        dataset = leave_out(load_dataset(data, seed=seed, known=bool(runs)), listed)
         check_test(dataset)
         check_holdout(dataset, holdout)
         fitted = fit_named(
@@ -94,7 +96,7 @@ def measure(
             fit_seconds=fitted.seconds,
             peak_rss_mb=peak_rss_mb(),
             labels_used=_labels_used(fitted),
-            command=shlex.join(command),
+            command=shown(shlex.join(command)),
             holdout=None if other_day is None else other_day.result(),
         )
         if fitted.search is not None:
@@ -121,12 +123,15 @@ def check_holdout(dataset: Dataset, holdout: Sequence[Sample]) -> None:
     """Raise DataError where pictures of a hold-out are among those of a data set, under whatever name."""
     if not holdout:
         return
-    known = set(digests(dataset.samples))
-    seen = [sample for sample, digest in zip(holdout, digests(holdout), strict=True) if digest in known]
+    known = dict.fromkeys(sample.image for sample in dataset.samples)
+    groups = alike((*known, *(sample.image for sample in holdout)))
+    seen = [(path, group[0]) for group in groups if group[0] in known for path in group if path not in known]
+    seen += [(sample.image, sample.image) for sample in holdout if sample.image in known]
     if seen:
         msg = (
-            f"{len(seen)} of the {len(holdout)} pictures of the hold-out are also among those of {dataset.name}, "
-            f"such as {seen[0].image.name}; test the promise on pictures that are not"
+            f"{len(seen)} of the {len(holdout)} pictures of the hold-out are also among those of {dataset.name}: "
+            f"{shown(seen[0][0])} is the same picture as {shown(seen[0][1])}; "
+            "test the promise on pictures that are not"
         )
         raise DataError(msg)
 

@@ -344,7 +344,9 @@ def check_normals(dataset: Dataset, false_alarm: float, *, purpose: str = "learn
     if count < MIN_NORMALS:
         msg = (
             f"{dataset.name} has {count} normal training pictures; at least {MIN_NORMALS} are needed "
-            f"to {purpose}, and {normals_needed(false_alarm)} to promise {false_alarm:.2%} false alarms"
+            f"to {purpose}, and {normals_needed(false_alarm)} to promise {false_alarm:.2%} false alarms. "
+            f"{dataset.divided} Take more good pictures, or leave fewer for testing, with a split.csv or with "
+            "folders train/ and test/"
         )
         raise DataError(msg)
 

@@ -105,7 +105,7 @@ def plan_folds(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Fold, ...]:
             msg = (
                 f"{dataset.name} has {len(normals)} normal training pictures of {len(groups)} items, too few to "
                 f"choose by: a trial of auto learns from two thirds of them, which must be {MIN_NORMALS} pictures "
-                f"of {recipe.folds} items; build a detector by its name, such as exdd"
+                f"of {recipe.folds} items; build a detector by its name, such as exdd. {dataset.divided}"
             )
             raise DataError(msg)
         folds.append(

@@ -13,6 +13,7 @@ from flawline.report.metrics import is_located
 from flawline.scoring.picture import Pixels
 from flawline.scoring.verdict import Decision, Verdict
 from flawline.scoring.windows import reduced
+from flawline_client.folders import shown
 
 THUMBNAIL_SIDE = 320
 """Pixels of a card's longer side at most; smaller pictures keep their size."""
@@ -46,7 +47,7 @@ class PictureRow:
     @property
     def name(self) -> str:
         """Its folder and file name."""
-        return "/".join(self.path.parts[-2:])
+        return shown("/".join(self.path.parts[-2:]))
 
     @property
     def called(self) -> bool:

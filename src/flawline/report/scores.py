@@ -8,6 +8,7 @@ from pathlib import Path
 from flawline.errors import RecipeError
 from flawline.files import write_atomically
 from flawline.report.gallery import PictureRow
+from flawline_client.folders import shown
 
 COLUMNS = ("path", "label", "score", "p_value", "verdict", "located", "set", "seed")
 """`label` is the class, `good` for good pictures; `verdict` 0 pass, 1 look again, 2 reject, as tensor VERDICT.
@@ -57,5 +58,11 @@ def write_scores(path: Path, groups: Iterable[Group]) -> None:
         for row in rows:
             located = "" if row.located is None else int(row.located)
             figures = (repr(row.score), repr(row.p_value), int(row.decision), located)
-            writer.writerow((row.path, row.defect_class, *figures, name, seed))
+            writer.writerow((_text(row.path), row.defect_class, *figures, name, seed))
     write_atomically(path, text.getvalue())
+
+
+def _text(path: Path) -> str:
+    """Return a path as it is, or as `shown` where it is no UTF-8 and a table of text cannot hold it."""
+    text = str(path)
+    return text if text.encode(errors="ignore").decode() == text else shown(path)

@@ -153,7 +153,7 @@ def check_size(width: int, height: int) -> None:
         raise PictureError(msg)
 
 
-def decode(content: bytes, bits: int = EIGHT) -> Values:
+def decode(content: bytes, bits: int | None = EIGHT) -> Values:
     """Decode a JPEG, PNG, BMP or TIFF file into [H, W, 3], RGB, turned as its EXIF tag says.
 
     Palettes are resolved, transparency is dropped. Of the pages of a TIFF file the largest is taken, the first of
@@ -163,6 +163,7 @@ def decode(content: bytes, bits: int = EIGHT) -> Values:
         content: the file.
         bits: bits that the values of the line's pictures fill. 8 gives UINT8, and keeps the upper eight bits of a
             file that has more. 9 to 16 give UINT16, the values as they are, of files that have more than eight.
+            None gives what the file holds.
 
     Raises:
         PictureError: not such a file, damaged or truncated; of values that cannot be read right; of eight bits
@@ -178,6 +179,8 @@ def decode(content: bytes, bits: int = EIGHT) -> Values:
             page = _turn_to_largest(image)
             check_size(*image.size)
             held = _held_bits(image)
+            if bits is None:
+                bits = held
             if bits > EIGHT:
                 return _deep(image, content, page)
             if held > EIGHT:

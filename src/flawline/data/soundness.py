@@ -1,0 +1,114 @@
+"""Damaged pictures and masks are found before anything is learnt, all at once."""
+
+import io
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+from PIL import Image, ImageFile
+
+from flawline.data.sample import Sample
+from flawline.errors import DataError, PictureError
+from flawline.progress import track
+from flawline.scoring.picture import FORMATS, check_size, decode, upright_size
+from flawline_client.folders import shown
+
+DECODED = 512 * 512
+"""Pixels up to which a picture is decoded to see that it is whole; for larger ones that would take too long.
+
+Of a larger JPEG file all data are read and an eighth of each side is drawn, of a PNG file the check sums are
+compared, and of TIFF and BMP files it is seen that they hold as much as their headers say.
+"""
+_STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 273, 279, 324, 325
+"""Tags of TIFF that say where the data lie and how many bytes they take."""
+NAMED = 10
+"""Files that are named at most."""
+
+
+def check_sound(samples: Sequence[Sample], name: str) -> None:
+    """Read each picture and mask once, in threads; pictures are let go again.
+
+    Args:
+        samples: pictures of every split.
+        name: name of the data set, for the message.
+
+    Raises:
+        DataError: naming the first files that cannot be read, with the reason of each, and how many there are.
+
+    """
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        read = track(pool.map(_faults, samples), "checking pictures", total=len(samples))
+        faults = [fault for each in read for fault in each]
+    if not faults:
+        return
+    more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
+    files = sum(1 + (sample.mask is not None) for sample in samples)
+    msg = (
+        f"{len(faults)} of the {files} pictures and masks of {name} cannot be used; repair or remove them: "
+        f"{'; '.join(faults[:NAMED])}{more}"
+    )
+    raise DataError(msg)
+
+
+def _faults(sample: Sample) -> list[str]:
+    return list(_told(sample))
+
+
+def _told(sample: Sample) -> Iterator[str]:
+    """Say what is wrong with a picture and with its mask."""
+    shape = None
+    try:
+        shape = _shape(sample.image)
+    except OSError as error:
+        yield f"{shown(sample.image)}: {error.strerror or error}"
+    except PictureError as error:
+        yield f"{shown(sample.image)}: {error}"
+    if sample.mask is not None and shape is not None:
+        try:
+            sample.read_mask(*shape)
+        except DataError as error:
+            yield str(error)
+
+
+def _shape(path: Path) -> tuple[int, int]:
+    """Height and width of an upright picture that is whole. Raises OSError or PictureError."""
+    content = path.read_bytes()
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > DECODED and image.mode != "F":
+                check_size(*image.size)
+                _look_through(image, len(content))
+                width, height = upright_size(path)
+                return height, width
+    except PictureError:
+        raise
+    except Exception as error:  # Pillow's readers raise errors of any kind on damaged files
+        if isinstance(error, Image.UnidentifiedImageError | Image.DecompressionBombError):
+            decode(content)  # which says so
+        msg = f"the picture is damaged or truncated ({error})"
+        raise PictureError(msg) from error
+    height, width = decode(content, None).shape[:2]
+    return height, width
+
+
+def _look_through(image: ImageFile.ImageFile, length: int) -> None:
+    """See that a file of `length` bytes is whole, without decoding all of it. Raises what Pillow raises."""
+    tags = getattr(image, "tag_v2", {})
+    offsets = (*tags.get(_STRIPS, ()), *tags.get(_TILES, ()))
+    sizes = (*tags.get(_STRIP_SIZES, ()), *tags.get(_TILE_SIZES, ()))
+    if image.format == "PNG":
+        image.verify()
+        return
+    if image.format == "TIFF" and offsets and len(offsets) == len(sizes):
+        needed = max(offset + size for offset, size in zip(offsets, sizes, strict=True))
+    elif image.format == "BMP" and image.tile[0].codec_name == "raw":
+        _, stride, _ = cast(tuple[str, int, int], image.tile[0].args)
+        needed = image.tile[0].offset + image.height * stride
+    else:
+        image.draft(None, (image.width // 8, image.height // 8))  # of JPEG alone; any other is decoded
+        image.load()
+        return
+    if needed > length:
+        image.load()  # decides, since some cameras write wrong lengths
