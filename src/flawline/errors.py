@@ -15,6 +15,10 @@ class PictureError(FlawlineError):
     """One picture that cannot be decoded or is outside the accepted sizes."""
 
 
+class RequestError(FlawlineError):
+    """Tensors of one request that a stage of the server cannot take."""
+
+
 class ArtefactError(FlawlineError):
     """A published line whose files are damaged, missing or mixed."""
 

@@ -23,6 +23,13 @@ class TritonPythonModel:
         self.decoder = Decoder(triton.threads(args))
 
     def execute(self, requests):
+        return [
+            response
+            for share in self.decoder.shares(requests)
+            for response in triton.together(self.respond_all, share)
+        ]
+
+    def respond_all(self, requests):
         pictures = self.decoder.read(requests)
         return [self.respond(*pair) for pair in zip(requests, pictures, strict=True)]
 

@@ -1,14 +1,17 @@
 """Decode the pictures of many requests at once; a bad one spoils only its own request."""
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import cv2
+from PIL import Image
 
 from flawline.errors import PictureError
-from flawline.scoring.picture import Pixels, check_size, decode
+from flawline.scoring.picture import FORMATS, Pixels, check_size, decode
 from flawline.serving import triton
+from flawline.serving.checks import REQUEST_PIXELS
 
 Decoded = list[Pixels] | PictureError
 """The pictures of one request, or what is wrong with it."""
@@ -25,10 +28,24 @@ class Decoder:
         self, requests: Sequence[triton.Request], check: Callable[[Pixels], None] | None = None
     ) -> list[Decoded]:
         """Pictures UINT8 [H, W, 3] of each request, or its PictureError; `check` may raise one for a picture."""
-        jobs = [self._pictures(request) for request in requests]
+        jobs = [_bounded(self._pictures(request)) for request in requests]
         flat = [item for job in jobs if isinstance(job, list) for item in job]
         results = iter(list(self._pool.map(partial(_decode_or_error, check), flat)))
         return [_gather([next(results) for _ in job]) if isinstance(job, list) else job for job in jobs]
+
+    def shares(self, requests: Sequence[triton.Request]) -> Iterator[list[triton.Request]]:
+        """Cut a batch so that no more than REQUEST_PIXELS are decoded at once, but for a request alone."""
+        share: list[triton.Request] = []
+        total = 0
+        for request in requests:
+            job = self._pictures(request)
+            pixels = sum(map(_announced, job)) if isinstance(job, list) else 0
+            if share and total + pixels > REQUEST_PIXELS:
+                yield share
+                share, total = [], 0
+            share.append(request)
+            total += pixels
+        yield share
 
     def close(self) -> None:
         """Stop the threads."""
@@ -42,6 +59,30 @@ class Decoder:
         if raw is not None and encoded is None:
             return list(raw)
         return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS (UINT8 [H, W, 3])")
+
+
+def _bounded(job: list[bytes | Pixels] | PictureError) -> list[bytes | Pixels] | PictureError:
+    """Refuse the pictures of one request that are too large together, before any is decoded."""
+    if isinstance(job, PictureError) or len(job) == 1:
+        return job
+    total = sum(map(_announced, job))
+    if total > REQUEST_PIXELS:
+        return PictureError(
+            f"the {len(job)} pictures of the request have {total} pixels together, over the limit of "
+            f"{REQUEST_PIXELS}; send each in a request of its own"
+        )
+    return job
+
+
+def _announced(item: bytes | Pixels) -> int:
+    """Pixels of a picture, encoded or not, as its header says; 0 where it is refused without being decoded."""
+    if not isinstance(item, bytes):
+        return item.shape[0] * item.shape[1]
+    try:
+        with Image.open(io.BytesIO(item), formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # Pillow's readers raise errors of any kind; `decode` says what is wrong
+        return 0
 
 
 def _decode_or_error(check: Callable[[Pixels], None] | None, item: bytes | Pixels) -> Pixels | PictureError:
