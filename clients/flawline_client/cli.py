@@ -64,7 +64,7 @@ def inspect_command(
         InspectionClient(url, timeout=timeout) as client,
         _progress(hidden=as_json and sys.stdout.isatty()) as progress,
     ):
-        _check_line(client, line, url)
+        _check_line(client, line, url, timeout)
         answers = client.inspect_many(line, (path for path, _ in pictures))
         tracked = progress.track(answers, total=len(pictures), description="Inspecting")
         for (path, _), target, answer in zip(pictures, targets, tracked, strict=True):
@@ -128,9 +128,11 @@ def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
     return targets
 
 
-def _check_line(client: InspectionClient, line: str, url: str) -> None:
+def _check_line(client: InspectionClient, line: str, url: str, timeout: float) -> None:
     if client.is_ready(line):
         return
+    if not client.is_ready():
+        _say(f"the server at {url} does not answer yet; it is asked again for {timeout:g} s")
     try:
         lines = client.lines()
     except InspectionError as error:
@@ -184,6 +186,10 @@ def _progress(*, hidden: bool) -> Progress:
     )
 
 
-def _leave(message: str) -> NoReturn:
+def _say(message: str) -> None:
     _errors.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _leave(message: str) -> NoReturn:
+    _say(message)
     raise typer.Exit(MISUSED_OR_UNREACHABLE)

@@ -24,6 +24,8 @@ Picture = bytes | str | Path | NDArray[np.uint8]
 """A picture file's content, its path, or pixels [H, W, 3] in RGB order."""
 
 _NOT_LOADED = "has no available versions"
+_DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
+"""What Triton says, as INTERNAL, of a stage whose process has ended; it starts the process anew."""
 
 
 def name_of(image: Picture, index: int | None = None) -> str:
@@ -104,11 +106,12 @@ def status_name(error: InferenceServerException) -> str:
     """`UNAVAILABLE` of `StatusCode.UNAVAILABLE`; errors that tritonclient itself raises carry none.
 
     A model that the server knows but has not loaded, as while it stops, is UNAVAILABLE too: Triton says
-    NOT_FOUND to that as to a model it has never heard of.
+    NOT_FOUND to that as to a model it has never heard of. So is one that lost the process of a stage.
     """
-    if _NOT_LOADED in (error.message() or ""):
+    code, message = str(error.status() or "UNKNOWN").removeprefix("StatusCode."), error.message() or ""
+    if _NOT_LOADED in message or (code == "INTERNAL" and _DIED.search(message)):
         return "UNAVAILABLE"
-    return str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
+    return code
 
 
 def to_inspection_error(
@@ -139,6 +142,12 @@ def to_inspection_error(
         msg = (
             f"{about}line '{line}' at {url} is not loaded; wait until it is, or look into the server's log "
             "for what keeps it from loading"
+        )
+        return ServerUnavailable(msg, code, source)
+    if _DIED.search(reason):
+        msg = (
+            f"{about}line '{line}' at {url} has lost a stage ({reason}); ask again, and restart the server if it "
+            "does not come back"
         )
         return ServerUnavailable(msg, code, source)
     if code == "UNAVAILABLE":
