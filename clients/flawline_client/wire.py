@@ -25,7 +25,7 @@ Picture = bytes | str | Path | NDArray[np.uint8]
 
 _NOT_LOADED = "has no available versions"
 _DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
-"""What Triton says, as INTERNAL, of a stage whose process has ended; it starts the process anew."""
+"""What Triton says, as INTERNAL, of a stage whose process has ended; whoever runs the server restarts it."""
 
 
 def name_of(image: Picture, index: int | None = None) -> str:
@@ -146,8 +146,8 @@ def to_inspection_error(
         return ServerUnavailable(msg, code, source)
     if _DIED.search(reason):
         msg = (
-            f"{about}line '{line}' at {url} has lost a stage ({reason}); ask again, and restart the server if it "
-            "does not come back"
+            f"{about}line '{line}' at {url} has lost a stage ({reason}); restart the server if asking again does "
+            "not help"
         )
         return ServerUnavailable(msg, code, source)
     if code == "UNAVAILABLE":

@@ -110,7 +110,7 @@ def test_a_picture_is_sent_again_as_long_as_there_is_time(
     ("refusal", "said"),
     [
         (UNAVAILABLE, r"is not available \(the server is starting\)"),
-        (LOST, r"has lost a stage \(Failed to process .*is not healthy\.\); ask again, and restart"),
+        (LOST, r"has lost a stage \(Failed to process .*is not healthy\.\); restart the server if"),
     ],
     ids=["starting", "died"],
 )
