@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.errors import ArtefactError, PictureError
-from flawline.scoring.picture import CONTRAST, GREY, LEAST_DEVIATION, Geometry, Layout, Pixels, letterbox
+from flawline.scoring.picture import (
+    CONTRAST,
+    GREY,
+    LEAST_DEVIATION,
+    SIZES,
+    Geometry,
+    Layout,
+    Pixels,
+    letterbox,
+)
 
 MOST_SCALE = 4.0
 """Largest scale: enlarged more, a picture shows nothing but its own pixels."""
@@ -43,8 +52,8 @@ class WindowSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: float = Field(gt=0, le=MOST_SCALE)
-    step: int = Field(ge=1)
-    align: int = Field(ge=1)
+    step: int = Field(ge=1, le=SIZES[-1])
+    align: int = Field(ge=1, le=SIZES[-1])
     even_exposure: bool
     fill: Fill = "reflection"
 
