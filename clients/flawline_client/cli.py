@@ -1,6 +1,8 @@
 """The command `flawline inspect`; `python -m flawline_client` where only the client is installed."""
 
 import json
+import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
+from flawline_client.boundary import told_in_one_sentence
 from flawline_client.client import InspectionClient
 from flawline_client.folders import SUFFIXES, LeftOut, search, shown, tell
 from flawline_client.inspection import Inspection, InspectionError, Verdict
@@ -28,6 +31,23 @@ DECISIONS = {
 """Word and style of each answer in the table."""
 
 _errors = Console(stderr=True)
+_URL = re.compile(r"unix(-abstract)?:\S+|(?P<host>[^/\s]+):(?P<port>\d{1,5})")
+
+
+def _number(value: float) -> float:
+    """Refuse what is no number, which lies within every range."""
+    if not math.isfinite(value):
+        msg = f"{value} is no number of seconds"
+        raise typer.BadParameter(msg)
+    return value
+
+
+def _address(url: str) -> str:
+    match = _URL.fullmatch(url)
+    if match is None or (match["port"] and not 1 <= int(match["port"]) <= 65535):
+        msg = f"'{url}' is no HOST:PORT, such as 127.0.0.1:8001; leave out http://, and give a port of 1 to 65535"
+        raise typer.BadParameter(msg)
+    return url
 
 
 def inspect_command(
@@ -36,7 +56,9 @@ def inspect_command(
         typer.Argument(metavar="IMAGE", exists=True, help="Pictures, and folders to search for pictures."),
     ],
     line: Annotated[str, typer.Option(metavar="NAME", help="Line that judges the pictures.")],
-    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.")] = "127.0.0.1:8001",
+    url: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.", callback=_address)
+    ] = "127.0.0.1:8001",
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -44,7 +66,9 @@ def inspect_command(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per picture.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one picture may take.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds that one picture may take.", callback=_number)
+    ] = 10.0,
 ) -> None:
     """Ask a served line which pictures to reject, look at again or pass, and where a defect is.
 
@@ -70,7 +94,7 @@ def inspect_command(
         InspectionClient(url, timeout=timeout) as client,
         _progress(hidden=as_json and sys.stdout.isatty()) as progress,
     ):
-        _check_line(client, line, url)
+        _check_line(client, line, url, timeout)
         answers = client.inspect_many(line, (path for path, _ in pictures))
         tracked = progress.track(answers, total=len(pictures), description="Inspecting")
         for (path, _), target, answer in zip(pictures, targets, tracked, strict=True):
@@ -96,7 +120,8 @@ def inspect_command(
 
 def main() -> None:
     """Run `inspect_command` as a program of its own."""
-    typer.run(inspect_command)
+    with told_in_one_sentence("flawline_client", InspectionError):
+        typer.run(inspect_command)
 
 
 def find_pictures(
@@ -141,9 +166,11 @@ def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
     return targets
 
 
-def _check_line(client: InspectionClient, line: str, url: str) -> None:
+def _check_line(client: InspectionClient, line: str, url: str, timeout: float) -> None:
     if client.is_ready(line):
         return
+    if not client.is_ready():
+        _say(f"the server at {url} does not answer yet; it is asked again for {timeout:g} s")
     try:
         lines = client.lines()
     except InspectionError as error:
@@ -198,7 +225,7 @@ def _progress(*, hidden: bool) -> Progress:
 
 
 def _say(message: str) -> None:
-    _errors.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    _errors.print(shown(message), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _leave(message: str) -> NoReturn:

@@ -28,6 +28,8 @@ Picture = bytes | str | Path | Pixels
 """A picture file's content, its path, or pixels."""
 
 _NOT_LOADED = "has no available versions"
+_DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
+"""What Triton says, as INTERNAL, of a stage whose process has ended; whoever runs the server restarts it."""
 
 
 def name_of(image: Picture, index: int | None = None) -> str:
@@ -116,11 +118,12 @@ def status_name(error: InferenceServerException) -> str:
     """`UNAVAILABLE` of `StatusCode.UNAVAILABLE`; errors that tritonclient itself raises carry none.
 
     A model that the server knows but has not loaded, as while it stops, is UNAVAILABLE too: Triton says
-    NOT_FOUND to that as to a model it has never heard of.
+    NOT_FOUND to that as to a model it has never heard of. So is one that lost the process of a stage.
     """
-    if _NOT_LOADED in (error.message() or ""):
+    code, message = str(error.status() or "UNKNOWN").removeprefix("StatusCode."), error.message() or ""
+    if _NOT_LOADED in message or (code == "INTERNAL" and _DIED.search(message)):
         return "UNAVAILABLE"
-    return str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
+    return code
 
 
 def to_inspection_error(
@@ -151,6 +154,12 @@ def to_inspection_error(
         msg = (
             f"{about}line '{line}' at {url} is not loaded; wait until it is, or look into the server's log "
             "for what keeps it from loading"
+        )
+        return ServerUnavailable(msg, code, source)
+    if _DIED.search(reason):
+        msg = (
+            f"{about}line '{line}' at {url} has lost a stage ({reason}); restart the server if asking again does "
+            "not help"
         )
         return ServerUnavailable(msg, code, source)
     if code == "UNAVAILABLE":

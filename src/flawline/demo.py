@@ -10,7 +10,7 @@ import typer
 
 from flawline.data import Sample, load_dataset
 from flawline.errors import FlawlineError
-from flawline.files import write_atomically
+from flawline.files import check_folder, write_atomically
 from flawline.jobs.build import build
 from flawline.jobs.release import write_build_report
 from flawline.memory import keep_freed_memory
@@ -18,7 +18,8 @@ from flawline.progress import say, track
 from flawline.recipe import Recipe
 from flawline.report.gallery import PictureRow
 from flawline.serving.tritonserver import TritonServer
-from flawline_client import Inspection, InspectionClient
+from flawline_client import Inspection, InspectionClient, InspectionError
+from flawline_client.boundary import told_in_one_sentence
 from flawline_client.overlay import save_overlay
 
 LINE = "demo"
@@ -88,14 +89,17 @@ def main(
 ) -> None:
     """Generate a line, train it, serve it on a real Triton server, inspect its test pictures."""
     keep_freed_memory()
-    try:
-        summary = demo(out)
-    except FlawlineError as error:
-        say(f"demo: {error}")
-        raise typer.Exit(2) from error
+    check_folder(out, "--out")
+    summary = demo(out)
     typer.echo(json.dumps({key: value for key, value in summary.items() if key != "parity"}, indent=2))
     say(f"Look at {out / 'report.html'} and {out / 'overlays'}")
 
 
+def run() -> None:
+    """Run the demo as a program; errors are one sentence, with status 2."""
+    with told_in_one_sentence("demo", FlawlineError, InspectionError):
+        typer.run(main)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    run()

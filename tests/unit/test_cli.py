@@ -155,9 +155,18 @@ FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0
         ((*BUILD, "--data", "magic:."), "'magic:.' names no data set"),
         ((*BUILD, "--data", "folder:nowhere"), "is not a folder"),
         ((*BUILD, "--data", "surfaces:marble"), "there is no family 'marble'"),
-        ((*BUILD, "--data", "folder:.", "--size", 100), "recipe: size: must be one of 128"),
-        ((*BUILD, "--data", "folder:.", "--false-alarm", 0), "recipe: false_alarm: .*greater than 0"),
-        ((*BUILD, "--data", "folder:.", "--positive", "all"), r"recipe: exdd\.positive: .*'labelled'"),
+        (
+            (*BUILD, "--data", "folder:.", "--size", 100),
+            r"--size 100: must be one of 128.*; give another value",
+        ),
+        (
+            (*BUILD, "--data", "folder:.", "--false-alarm", 0),
+            r"flawline: --false-alarm 0\.0: .*greater than 0",
+        ),
+        (
+            (*BUILD, "--data", "folder:.", "--positive", "all"),
+            "--positive all: .*'labelled'",
+        ),
         ((*BUILD, "--data", "folder:.", "--recipe", "gone.yaml"), "gone.yaml: the recipe cannot be read"),
         (
             (*BUILD, "--data", "folder:.", "--recipe", "picture.yaml"),
@@ -190,7 +199,7 @@ FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0
         ),
         (
             (*BUILD, "--data", "surfaces", "--false-alarm", 0.05, "--look-again", 0.02),
-            "recipe: the budgets are out of order: look_again 0.02 is below false_alarm 0.05",
+            "--false-alarm 0.05, --look-again 0.02: the budgets are out of order: look_again 0.02 is below",
         ),
         (
             ("calibrate", "--line", "bottle", "--look-again", 0),

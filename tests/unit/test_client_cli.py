@@ -92,8 +92,9 @@ def test_no_server_is_told_with_its_address(tmp_path):
     with socket.socket() as taken:  # bound but not listening: nothing will ever answer there
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = ask("--line", "bolts", "--url", url, tmp_path)
+        done = ask("--line", "bolts", "--url", url, "--timeout", "0.5", tmp_path)
     assert done.exit_code == 2
     assert done.stdout == ""
+    assert f"the server at {url} does not answer yet; it is asked again for 0.5 s" in done.stderr
     assert f"the server at {url} is not available" in done.stderr
     assert "flawline serve" in done.stderr

@@ -26,6 +26,13 @@ class TritonPythonModel:
         self.decoder = Decoder(triton.threads(args))
 
     def execute(self, requests):
+        return [
+            response
+            for share in self.decoder.shares(requests)
+            for response in triton.together(self.respond_all, share)
+        ]
+
+    def respond_all(self, requests):
         deep = [any(name.startswith(DEEP) for name in each.requested_output_names()) for each in requests]
         pictures = self.decoder.read(requests, bits=[MOST_BITS if each else EIGHT for each in deep])
         return [self.respond(*pair) for pair in zip(requests, pictures, strict=True)]
@@ -34,6 +41,8 @@ class TritonPythonModel:
         if isinstance(pictures, PictureError):
             return triton.refuse(str(pictures))
         wanted = request.requested_output_names()
+        if len({name.startswith(DEEP) for name in wanted if "PICTURE" in name}) > 1:
+            return triton.refuse(f"ask for outputs that begin with {DEEP}, or for others, not for both")
         whole = [name for name in wanted if name.removeprefix(DEEP) == "PICTURE"]
         if whole and len({pixels.shape for pixels in pictures}) > 1:
             return triton.refuse(

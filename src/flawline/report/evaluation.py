@@ -468,6 +468,11 @@ def merge_rows(path: Path, rows: Iterable[Mapping[str, object]], key: Sequence[s
     write_atomically(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def check_rows_file(path: Path) -> None:
+    """Raise DataError, as merge_rows would later, where a file is there that rows cannot be merged into."""
+    _read_rows(path)
+
+
 def _read_rows(path: Path) -> list[dict[str, object]]:
     if not path.exists():
         return []

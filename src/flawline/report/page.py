@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from flawline.errors import DataError
+from flawline.errors import DataError, RecipeError
 from flawline.files import write_atomically
 from flawline.report import operating_point, plots
 from flawline.report.evaluation import Evaluation, EvaluationResult, Spread, spread
@@ -78,6 +78,17 @@ _MEASURES: tuple[tuple[str, str, str], ...] = (
 _BESIDE = ("located_at_1", "located_at_2", "located_at_5", "f1_max", "pixel_ap")
 """Figures that the table of runs leaves out, so that it fits a page."""
 _SHARES = {field for field, _, _ in _MEASURES[: [name for name, _, _ in _MEASURES].index("image_auroc")]}
+
+
+def check_report_file(path: Path) -> None:
+    """Raise RecipeError for a file that is there and is no report: it may be a picture or somebody's notes."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        head = file.read(200)
+    if head.strip() and not head.lstrip().lower().startswith(b"<!doctype html"):
+        msg = f"{path} is there and is no report; give --report the name of another file"
+        raise RecipeError(msg)
 
 
 def write_report(

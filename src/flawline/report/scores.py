@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from flawline.errors import RecipeError
-from flawline.files import write_atomically
+from flawline.files import check_outputs, write_atomically
 from flawline.report.gallery import PictureRow
 from flawline_client.folders import shown
 
@@ -29,15 +29,11 @@ def check_scores_file(path: Path, *others: Path | None) -> None:
         others: files that the same command writes; None for those that it does not.
 
     Raises:
-        RecipeError: the file would be overwritten though it holds something else, or is to be written twice.
+        RecipeError: the file would be overwritten though it holds something else, or is to be written twice, or
+            cannot be written where it is; see check_outputs.
 
     """
-    if any(other is not None and other.resolve() == path.resolve() for other in others):
-        msg = f"{path}: two results would be written to this one file; give --scores a file of its own"
-        raise RecipeError(msg)
-    if path.is_dir():
-        msg = f"{path} is a folder; give --scores the name of a CSV file"
-        raise RecipeError(msg)
+    check_outputs({**{f"result {number}": other for number, other in enumerate(others)}, "--scores": path})
     if path.exists():
         with path.open("rb") as file:
             head = file.readline(200)

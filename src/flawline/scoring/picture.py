@@ -334,14 +334,19 @@ def upright_size(path: Path) -> tuple[int, int]:
     return _look_at(path)[0]
 
 
+def size_in_header(content: bytes) -> tuple[int, int]:
+    """Width and height in pixels of an encoded picture, from its header. Raises PictureError as `upright_size`."""
+    return _look_at(io.BytesIO(content))[0]
+
+
 def held_bits(path: Path) -> int:
     """Bits a channel of a file, read from its header alone: 8, or more. Raises PictureError as `upright_size`."""
     return _look_at(path)[1]
 
 
-def _look_at(path: Path) -> tuple[tuple[int, int], int]:
+def _look_at(file: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             _turn_to_largest(image)
             held = _held_bits(image)
             # Pillow has turned TIFF's size already.

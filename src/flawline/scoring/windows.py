@@ -16,6 +16,7 @@ from flawline.scoring.picture import (
     EIGHT,
     GREY,
     LEAST_DEVIATION,
+    SIZES,
     Geometry,
     Layout,
     Values,
@@ -53,8 +54,8 @@ class WindowSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: float = Field(gt=0, le=MOST_SCALE)
-    step: int = Field(ge=1)
-    align: int = Field(ge=1)
+    step: int = Field(ge=1, le=SIZES[-1])
+    align: int = Field(ge=1, le=SIZES[-1])
     even_exposure: bool
     fill: Fill = "reflection"
 

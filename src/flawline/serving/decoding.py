@@ -1,6 +1,6 @@
 """Decode the pictures of many requests at once; a bad one spoils only its own request."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from flawline.errors import PictureError
-from flawline.scoring.picture import EIGHT, Values, check_size, decode
+from flawline.scoring.picture import EIGHT, Values, check_size, decode, size_in_header
 from flawline.serving import triton
+from flawline.serving.checks import REQUEST_PIXELS
 
 DEEP_PIXELS = "DEEP_PIXELS"
 """Input of stage `preprocess` for raw pixels in UINT16."""
@@ -43,7 +44,7 @@ class Decoder:
             Pictures [H, W, 3] of each request, UINT8 or of more bits UINT16, or its PictureError.
 
         """
-        jobs = [self._pictures(request) for request in requests]
+        jobs = [_bounded(self._pictures(request)) for request in requests]
         wanted = bits or [EIGHT] * len(jobs)
         flat = [
             (item, each)
@@ -53,6 +54,20 @@ class Decoder:
         ]
         results = iter(list(self._pool.map(partial(_decode_or_error, check), flat)))
         return [_gather([next(results) for _ in job]) if isinstance(job, list) else job for job in jobs]
+
+    def shares(self, requests: Sequence[triton.Request]) -> Iterator[list[triton.Request]]:
+        """Cut a batch so that no more than REQUEST_PIXELS are decoded at once, but for a request alone."""
+        share: list[triton.Request] = []
+        total = 0
+        for request in requests:
+            job = self._pictures(request)
+            pixels = sum(map(_announced, job)) if isinstance(job, list) else 0
+            if share and total + pixels > REQUEST_PIXELS:
+                yield share
+                share, total = [], 0
+            share.append(request)
+            total += pixels
+        yield share
 
     def close(self) -> None:
         """Stop the threads."""
@@ -66,6 +81,30 @@ class Decoder:
         if len(sent) == 1:
             return list(sent[0].ravel()) if encoded is not None else list(sent[0])
         return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS ([H, W, 3])")
+
+
+def _bounded(job: list[bytes | Values] | PictureError) -> list[bytes | Values] | PictureError:
+    """Refuse the pictures of one request that are too large together, before any is decoded."""
+    if isinstance(job, PictureError) or len(job) == 1:
+        return job
+    total = sum(map(_announced, job))
+    if total > REQUEST_PIXELS:
+        return PictureError(
+            f"the {len(job)} pictures of the request have {total} pixels together, over the limit of "
+            f"{REQUEST_PIXELS}; send each in a request of its own"
+        )
+    return job
+
+
+def _announced(item: bytes | Values) -> int:
+    """Pixels of a picture, encoded or not, as its header says; 0 where it is refused without being decoded."""
+    if not isinstance(item, bytes):
+        return item.shape[0] * item.shape[1]
+    try:
+        width, height = size_in_header(item)
+    except PictureError:  # `decode` says what is wrong
+        return 0
+    return width * height
 
 
 def _decode_or_error(

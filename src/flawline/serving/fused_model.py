@@ -1,5 +1,6 @@
 """The Triton model of a whole line: no copies between stages, one process a line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -27,6 +28,13 @@ class FusedModel:
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         """Judge the pictures of all requests that can be read; the others are refused."""
+        return [
+            response
+            for share in self.decoder.shares(requests)
+            for response in triton.together(self._judge, share)
+        ]
+
+    def _judge(self, requests: Sequence[triton.Request]) -> list[triton.Response]:
         bits = [self.line.rules.settings.bits] * len(requests)
         pictures = self.decoder.read(requests, self.line.check, bits=bits)
         good = [p for p in pictures if not isinstance(p, PictureError)]

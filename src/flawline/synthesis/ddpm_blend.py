@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ from flawline.synthesis.foreground import foreground
 from flawline.synthesis.method import Material, MethodConfig
 from flawline.synthesis.perlin import perlin_mask
 from flawline.synthesis.visibility import until_visible
-from flawline.training import Training
+from flawline.training import MOST_STEPS, Training
 
 _FOLDER = "ddpm"
 _BLENDING = {"opacity", "foreground", "regions"}
@@ -64,18 +64,20 @@ class DDPMConfig(MethodConfig):
     method: Literal["ddpm"] = "ddpm"
     side: int = 64
     whole: bool = False
-    patch: int = Field(2, ge=1)
-    channels: tuple[int, ...] = Field((16, 32, 64), min_length=2)
-    blocks: int = Field(1, ge=1)
-    steps: int = Field(2000, ge=1)
-    batch: int = Field(8, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    patch: int = Field(2, ge=1, le=64)
+    channels: tuple[Annotated[int, Field(ge=8, le=4096)], ...] = Field(
+        (16, 32, 64), min_length=2, max_length=8
+    )
+    blocks: int = Field(1, ge=1, le=16)
+    steps: int = Field(2000, ge=1, le=MOST_STEPS)
+    batch: int = Field(8, ge=1, le=1024)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
     ema: float = Field(0.995, ge=0, lt=1)
-    timesteps: int = Field(1000, ge=2)
-    sampling_steps: int = Field(20, ge=2)
+    timesteps: int = Field(1000, ge=2, le=10_000)
+    sampling_steps: int = Field(20, ge=2, le=10_000)
     widen: tuple[float, float] = (0.1, 0.2)
-    partial: int | None = Field(None, ge=1)
-    pool: int = Field(64, ge=1)
+    partial: int | None = Field(None, ge=1, le=10_000)
+    pool: int = Field(64, ge=1, le=100_000)
     opacity: tuple[float, float] = (0.5, 1.0)
     foreground: bool = True
     regions: Literal["perlin", "rectangles"] = "perlin"
