@@ -47,7 +47,7 @@ ERRORS = {
     "no number": (OSError("image file is truncated"), "image file is truncated; check it"),
     "strange name": (
         FileNotFoundError(2, "No such file", "\udcff.png"),
-        "\\udcff.png: No such file; check",
+        "\\xff.png: No such file; check",
     ),
     "numpy": (refused_by_numpy(), "there is not enough memory (Unable to allocate"),
     "torch": (refused_by_torch(), "there is not enough memory ("),

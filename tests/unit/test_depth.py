@@ -145,6 +145,14 @@ def test_of_several_pages_the_largest_is_taken(deep: bool, tmp_path: Path) -> No
     assert open_picture(path).size == (60, 40)
 
 
+def test_a_file_of_very_many_pages_is_refused() -> None:
+    page = Image.fromarray(np.zeros((20, 20), np.uint8))
+    file = io.BytesIO()
+    page.save(file, "TIFF", save_all=True, append_images=[page] * 64)
+    with pytest.raises(PictureError, match="more than 64 pages; send the picture alone"):
+        decode(file.getvalue())
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["grey", "colour", "eight"])
 def test_wide_files_are_turned_as_others_are(orientation: int, kind: str, tmp_path: Path) -> None:

@@ -339,7 +339,7 @@ def test_an_unknown_method_is_named_with_the_known_ones():
         ({"method": "mixed", "parts": []}, "weights"),
         (
             {"method": "mixed", "parts": ["perlin", "strokes"], "weights": [-1, 2]},
-            "weights.*none may be negative",
+            "weights.*greater than or equal to 0",
         ),
         ({"method": "mixed", "parts": ["perlin"], "weights": [0]}, "one must be above 0"),
         ({"method": "mixed", "parts": ["perlin"], "weights": [float("nan")]}, "weights"),

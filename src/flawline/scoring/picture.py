@@ -35,7 +35,7 @@ EIGHT, MOST_BITS = 8, 16
 FEWEST_LEVELS = 16
 """Of the 256 levels of eight bits; a picture that reaches no more shows nothing."""
 MAX_PAGES = 64
-"""Pages of a TIFF file that are looked at; a picture has few."""
+"""Most pages of a TIFF file; a picture has few."""
 
 # check_size decides; set once, since catching warnings is not safe in the threads that decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -226,18 +226,18 @@ def white_of(bits: int) -> int:
 
 def _turn_to_largest(image: Image.Image) -> int:
     """Turn a file of several pages to the largest one, the first of these; returns its number, from 0."""
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-    if pages == 1:
+    if image.format != "TIFF":
         return 0
-    if pages > MAX_PAGES:
-        msg = (
-            f"the TIFF file has {pages} pages, and at most {MAX_PAGES} are looked at; send the picture alone"
-        )
-        raise PictureError(msg)
-    areas = []
-    for number in range(pages):
-        image.seek(number)
+    areas: list[int] = []
+    while True:
+        try:
+            image.seek(len(areas))
+        except EOFError:  # there is no further page
+            break
         areas.append(image.width * image.height)
+        if len(areas) > MAX_PAGES:
+            msg = f"the TIFF file has more than {MAX_PAGES} pages; send the picture alone"
+            raise PictureError(msg)
     largest = areas.index(max(areas))
     image.seek(largest)
     return largest
