@@ -36,11 +36,15 @@ _OTHERS = """
 OTHER_SUFFIXES = frozenset(_OTHERS.split())
 """Pictures of formats that are not read."""
 
+_BEGINNINGS = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"GIF8")
+"""First bytes of JPEG, PNG, TIFF and GIF files."""
+
 _TOOLS = "__macosx @eadir @recycle @recently-snapshot #recycle #snapshot $recycle.bin lost+found __pycache__"
 TOOL_FOLDERS = frozenset({*_TOOLS.split(), "system volume information"})
 """Folders that tools, file servers and operating systems make, in lower case; so are all hidden ones."""
 
 NOT_READ = "format not read"
+MISNAMED = "pictures by content, not by suffix"
 TOOLS = "hidden or made by tools"
 NOWHERE = "links that lead nowhere"
 CIRCLE = "links that lead back to a folder above them"
@@ -132,6 +136,8 @@ def _entries(place: Path, left_out: list[LeftOut]) -> Iterator[tuple[Path, os.st
 
 def _sort_file(path: Path, status: os.stat_result, pictures: list[Path], left_out: list[LeftOut]) -> None:
     if not _is_picture_name(path.name):
+        if stat.S_ISREG(status.st_mode) and _holds_picture(path):
+            left_out.append(LeftOut(path, MISNAMED))
         return
     if not stat.S_ISREG(status.st_mode):
         left_out.append(LeftOut(path, NO_FILE))
@@ -155,6 +161,16 @@ def made_by_a_tool(name: str) -> bool:
 def _is_picture_name(name: str) -> bool:
     suffix = Path(name).suffix.lower()
     return suffix in SUFFIXES or suffix in OTHER_SUFFIXES
+
+
+def _holds_picture(path: Path) -> bool:
+    """Whether a file begins as pictures do, whatever its name."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:  # nobody said that it is a picture
+        return False
+    return head.startswith(_BEGINNINGS) or head[8:] == b"WEBP"
 
 
 def _leads_to_pictures(path: Path) -> bool:

@@ -22,7 +22,9 @@ HEADER = "image,mask,class,group,split\n"
 def root(tmp_path: Path) -> Path:
     """Four pictures and one mask, without a layout of their own."""
     for value, name in enumerate(("a.png", "b.png", "c.png", "d.png", "d_mask.png"), start=251):
-        Image.fromarray(np.full((16, 16), value, dtype=np.uint8)).save(tmp_path / name)
+        pixels = np.full((16, 16), value, dtype=np.uint8)
+        pixels[:8] = 0 if "mask" in name else value
+        Image.fromarray(pixels).save(tmp_path / name)
     return tmp_path
 
 

@@ -83,6 +83,15 @@ class TestSearch:
             "format not read: 4 (good/a.webp, good/b.jp2, …).\n"
         )
 
+    def test_pictures_of_another_name_are_said(self, root: Path) -> None:
+        picture(root / "good/9.png", 9).rename(root / "good/IMG_0009")
+        picture(root / "good/8.jpg", 8).rename(root / "good/8.jpg.bak")
+        picture(root / "good/7.webp", 7).rename(root / "good/7.download")
+        (root / "good/notes").write_text("good")
+        dataset = load(root)
+        assert len(dataset.samples) == 8
+        assert [each.why for each in dataset.left_out] == ["pictures by content, not by suffix"] * 3
+
     @pytest.mark.parametrize(
         "place",
         [

@@ -148,6 +148,13 @@ def test_pictures_of_too_few_items_are_refused(line: Dataset, teacher: str, fals
             fit("exdd", copies(line, sizes), small_recipe(teacher, false_alarm=false_alarm), seed=0)
 
 
+def test_pictures_that_do_not_differ_are_refused(line: Dataset, teacher: str) -> None:
+    one = line.train_normals[0]
+    alike = [replace(one, group=str(number)) for number in range(12)]
+    with pytest.raises(DataError, match=r"the 12 good pictures of .* do not differ: all show the very same"):
+        fit("exdd", with_normals(line, alike), small_recipe(teacher), seed=0)
+
+
 @pytest.mark.parametrize(("false_alarm", "method", "bank"), [(0.25, "split", 18), (0.1, "k-fold", 24)])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_item_is_both_in_the_banks_and_in_the_calibration(

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from flawline.data import load_dataset, load_holdout, soundness
+from flawline.data import Dataset, Sample, load_dataset, load_holdout, soundness
+from flawline.data.squares import Squares, check_differ
 from flawline.errors import DataError
 
 SIDE = 32
@@ -59,7 +61,7 @@ def test_ten_are_named_and_the_others_counted(root: Path) -> None:
         )
     with pytest.raises(DataError, match=r"^13 of the 18 .*; and 3 more$") as caught:
         load_dataset(f"folder:{root}")
-    assert str(caught.value).count(".png: ") == 10
+    assert str(caught.value).count("/good/") == 10
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
@@ -125,3 +127,57 @@ def test_layouts_that_look_at_content_name_all_damage_too(tmp_path: Path) -> Non
         load_dataset(f"kolektorsdd:{tmp_path / 'kos'}")
     with pytest.raises(DataError, match=r"^2 of the 4 .*free/0\.jpg.*free/2\.jpg"):
         load_dataset(f"magnetic_tile:{tmp_path / 'tiles'}")
+
+
+class TestDiffer:
+    """Good pictures from which nothing can be learnt."""
+
+    def load(self, folder: Path, pictures: list[np.ndarray]) -> Dataset:
+        (folder / "train/good").mkdir(parents=True)
+        (folder / "test").mkdir()
+        for number, pixels in enumerate(pictures):
+            note = PngInfo()
+            note.add_text("time", str(number))  # so that no two files are the same
+            Image.fromarray(pixels).save(folder / f"train/good/{number:02d}.png", pnginfo=note)
+        return load_dataset(f"folder:{folder}")
+
+    @pytest.mark.parametrize(
+        ("kind", "why"),
+        [
+            ("same", "all show the very same"),
+            ("off by one", "all show the very same"),
+            ("black", "one colour all over"),
+            ("white", "one colour all over"),
+            ("plain greys", "one colour all over"),
+        ],
+    )
+    def test_pictures_that_are_all_alike_are_refused_before_the_fit(
+        self, tmp_path: Path, kind: str, why: str
+    ) -> None:
+        one = np.random.default_rng(0).integers(1, 254, size=(SIDE, SIDE, 3), dtype=np.uint8)
+        made = {
+            "same": lambda _: one,
+            "off by one": lambda number: one + np.uint8(number % 2),
+            "black": lambda _: np.zeros_like(one),
+            "white": lambda _: np.full_like(one, 255),
+            "plain greys": lambda number: np.full_like(one, 10 * number),
+        }[kind]
+        dataset = self.load(tmp_path, [made(number) for number in range(12)])
+        with pytest.raises(DataError, match=rf"^the 12 good pictures of .* do not differ: .*{why}"):
+            check_differ(Squares(dataset.train_normals, SIDE), dataset.name)
+
+    def test_few_pictures_are_read_where_two_differ(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rng = np.random.default_rng(0)
+        pictures = [rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8) for _ in range(12)]
+        dataset, read = self.load(tmp_path, pictures), []
+        monkeypatch.setattr(Sample, "read_image", lambda sample: read.append(1) or pictures[len(read)])
+        check_differ(Squares(dataset.train_normals, SIDE), dataset.name)
+        assert len(read) == 2
+
+    def test_exact_copies_of_one_picture_are_refused_when_they_are_loaded(self, tmp_path: Path) -> None:
+        for number in range(12):
+            picture(tmp_path / f"good/{number:02d}.png", 0)
+        with pytest.raises(DataError, match=r"do not differ: all are exact copies of .*good/00\.png"):
+            load_dataset(f"folder:{tmp_path}")

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
+from flawline.data.label import read_label
 from flawline.data.sample import GOOD
 from flawline.errors import DataError
 from flawline_client.folders import made_by_a_tool, search, shown
@@ -68,9 +67,8 @@ def _masks_in(folder: Path) -> Iterator[Path]:
 def mask_is_empty(mask: Path) -> bool:
     """Whether no pixel of a mask is set; one that cannot be read is not empty, and is refused with all others."""
     try:
-        with Image.open(mask) as image:
-            return image.convert("L").getbbox() is None
-    except (OSError, ValueError, SyntaxError):
+        return not read_label(mask).any()
+    except DataError:
         return False
 
 

@@ -19,7 +19,7 @@ from flawline.data.account import left_out
 from flawline.data.copies import Distinct, distinct
 from flawline.data.depth import with_learnt_bits
 from flawline.data.folders import class_name, find_pictures, subfolders
-from flawline.data.sample import GOOD, Dataset, Sample
+from flawline.data.sample import COPIES, GOOD, Dataset, Sample
 from flawline.data.soundness import check_sound
 from flawline.data.splits import SPLIT_FILE, Table, read_table
 from flawline.errors import DataError
@@ -184,6 +184,14 @@ def _read(root: Path, layout: str, seed: int) -> Table:
 
 
 def _check(dataset: Dataset) -> None:
+    good = [sample for sample in dataset.samples if not sample.is_defect]
+    copies = sum(each.why == COPIES for each in dataset.left_out)
+    if len(good) == 1 and copies:
+        msg = (
+            f"the good pictures of {dataset.name} do not differ: all are exact copies of {shown(good[0].image)}; "
+            "give pictures of different items, as the camera sees them"
+        )
+        raise DataError(msg)
     if not dataset.samples:
         layout = dataset.name.partition(":")[0]
         msg = f"{dataset.root} holds no pictures where layout {layout} expects them; check path and layout"

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from flawline.data.label import of_shape, read_label
 from flawline.errors import DataError, PictureError
 from flawline.scoring.picture import EIGHT, Pixels, Values, decode, in_eight_bits, upright_size
 from flawline_client.folders import LeftOut, shown, tell
@@ -77,20 +76,13 @@ class Sample:
     def read_mask(self, height: int, width: int) -> NDArray[np.bool_]:
         """BOOL [height, width], True on defective pixels; all False when there is no mask.
 
-        A mask of another size than the picture is brought to it by nearest neighbour, so that it stays
-        binary. Raises DataError naming the file if it cannot be read.
+        See flawline.data.label for which pixels count. A mask that is smaller or larger than the picture is
+        brought to it by nearest neighbour, so that it stays binary. Raises DataError naming the file if it cannot
+        be read, is ambiguous, or has another shape.
         """
         if self.mask is None:
             return np.zeros((height, width), dtype=np.bool_)
-        try:
-            with Image.open(self.mask) as image:
-                mask = np.asarray(image.convert("L")) > 0
-        except (OSError, ValueError) as error:
-            msg = f"{self.mask}: the mask cannot be read ({error}); repair or remove it"
-            raise DataError(msg) from error
-        if mask.shape != (height, width):
-            mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-        return np.asarray(mask, dtype=np.bool_)
+        return of_shape(read_label(self.mask), self.mask, height, width)
 
 
 def masks_of(samples: Iterable[Sample]) -> list[NDArray[np.bool_]]:

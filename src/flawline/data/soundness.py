@@ -2,13 +2,14 @@
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import cast
 
 from PIL import Image, ImageFile
 
+from flawline.data.label import check_marks_less
 from flawline.data.sample import Sample
 from flawline.errors import DataError, PictureError
 from flawline.progress import track
@@ -38,38 +39,42 @@ def check_sound(samples: Sequence[Sample], name: str) -> None:
         DataError: naming the first files that cannot be read, with the reason of each, and how many there are.
 
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
         read = track(pool.map(_faults, samples), "checking pictures", total=len(samples))
         faults = [fault for each in read for fault in each]
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C waits for none that has not begun
     if not faults:
         return
+    paths: dict[str, list[Path]] = {}
+    for path, why in faults[:NAMED]:
+        paths.setdefault(why, []).append(path)
+    named = "; ".join(f"{', '.join(map(shown, those))}: {why}" for why, those in paths.items())
     more = f"; and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
     files = sum(1 + (sample.mask is not None) for sample in samples)
     msg = (
         f"{len(faults)} of the {files} pictures and masks of {name} cannot be used; repair or remove them: "
-        f"{'; '.join(faults[:NAMED])}{more}"
+        f"{named}{more}"
     )
     raise DataError(msg)
 
 
-def _faults(sample: Sample) -> list[str]:
-    return list(_told(sample))
-
-
-def _told(sample: Sample) -> Iterator[str]:
-    """Say what is wrong with a picture and with its mask."""
-    shape = None
+def _faults(sample: Sample) -> list[tuple[Path, str]]:
+    """Say what is wrong with a picture, and with its mask."""
     try:
         shape = _shape(sample.image)
     except OSError as error:
-        yield f"{shown(sample.image)}: {error.strerror or error}"
+        return [(sample.image, error.strerror or str(error))]
     except PictureError as error:
-        yield f"{shown(sample.image)}: {error}"
-    if sample.mask is not None and shape is not None:
-        try:
-            sample.read_mask(*shape)
-        except DataError as error:
-            yield str(error)
+        return [(sample.image, str(error))]
+    if sample.mask is None:
+        return []
+    try:
+        check_marks_less(sample.read_mask(*shape), sample.mask)
+    except DataError as error:
+        return [(sample.mask, str(error).removeprefix(f"{shown(sample.mask)}: "))]
+    return []
 
 
 def _shape(path: Path) -> tuple[int, int]:

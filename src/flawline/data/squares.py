@@ -16,9 +16,12 @@ from flawline.progress import track
 from flawline.scoring.ignored import Ignored, filled
 from flawline.scoring.picture import EIGHT, Geometry, Pixels, Values, in_eight_bits, letterbox, white_of
 from flawline.scoring.windows import WindowSettings, frame
+from flawline_client.folders import shown
 
 KEEP_BYTES = 2 << 30
 """Most memory for squares that are kept; those beyond it are read again when they are asked for again."""
+ALIKE = 1
+"""Grey levels of 255 by which pictures may differ and show the same."""
 PIECES_BYTES = 1 << 30
 """Most memory for windows that are learnt from."""
 
@@ -199,6 +202,36 @@ class Squares(Sequence[Square]):
         if len(self._kept) < self._most:
             self._kept[sample] = square
         return square
+
+
+def check_differ(squares: Squares, name: str) -> None:
+    """Refuse good pictures that are all alike, since nobody could learn from them what good pictures may look like.
+
+    Squares are asked for until two differ and one shows anything, which most often takes two.
+
+    Args:
+        squares: good pictures.
+        name: name of the data set, for the message.
+
+    Raises:
+        DataError: all agree to within ALIKE grey levels, or each shows one colour, such as black or white.
+
+    """
+    first, same, plain = None, True, True
+    for square in squares:
+        pixels = square.pixels.astype(np.int16)
+        first = pixels if first is None else first
+        same = same and pixels.shape == first.shape and int(np.abs(pixels - first).max()) <= ALIKE
+        plain = plain and int(np.ptp(pixels, axis=(0, 1)).max()) <= ALIKE
+        if not same and not plain:
+            return
+    if len(squares) > 1:
+        why = "each shows one colour all over" if plain else "all show the very same"
+        msg = (
+            f"the {len(squares)} good pictures of {name} do not differ: {why}, such as "
+            f"{shown(squares.samples[0].image)}; give pictures of different items, as the camera sees them"
+        )
+        raise DataError(msg)
 
 
 def fingerprint(squares: Iterable[Square]) -> str:

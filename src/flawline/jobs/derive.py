@@ -8,7 +8,7 @@ from flawline.artefact.manifest import DataFacts, Manifest, Origin
 from flawline.data import Dataset, Sample, digests
 from flawline.data.depth import at_bits
 from flawline.data.ignore import check_sizes
-from flawline.data.squares import Squares
+from flawline.data.squares import Squares, check_differ
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.line import Line
 from flawline.errors import DataError, RecipeError
@@ -86,6 +86,7 @@ def calibrate_line(
             say(f"Calibrating on {len(normals)} of {good} good pictures; the others prove the new version.")
         settings = fitted.settings
         squares = Squares(normals, settings.size, fitted.rules.ignored, windows=settings.windows)
+        check_differ(squares, dataset.name)
         found = find_all(fitted.model, squares, "calibrating")
         items = [sample.group for sample in normals]
         new = fitted.calibrated(found, false_alarm=asked, method="split", look_again=second, items=items)

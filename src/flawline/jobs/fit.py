@@ -14,7 +14,7 @@ from flawline.artefact.manifest import DataFacts
 from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample, digests
 from flawline.data.ignore import read_ignored
-from flawline.data.squares import Squares, fingerprint
+from flawline.data.squares import Squares, check_differ, fingerprint
 from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
@@ -92,6 +92,7 @@ def fit(
     torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(chosen_device)
     kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
+    check_differ(squares, dataset.name)
     time_left = Budget(budget, trainings_of(kinds, recipe))
     teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
     parts = []
