@@ -14,6 +14,7 @@ from rich.table import Table
 
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
+from flawline.files import check_distinct, check_folder
 from flawline.progress import say
 from flawline.targets import TARGETS
 from flawline_client.cli import inspect_command
@@ -164,8 +165,16 @@ def build(
     from flawline.jobs.evaluate import groups_of, statements
     from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
+    from flawline.report.page import check_report_file
     from flawline.report.scores import check_scores_file, write_scores
 
+    check_distinct({"--report": report, "--scores": scores})
+    if report is not None:
+        check_report_file(report)
+    if scores is not None:
+        check_scores_file(scores)
+    if checkpoint is not None:
+        check_folder(checkpoint, "--checkpoint")
     settings = read_recipe(
         recipe,
         false_alarm=false_alarm,
@@ -176,8 +185,6 @@ def build(
         teacher=teacher,
         ignore=ignore,
     )
-    if scores is not None:
-        check_scores_file(scores, report)
     dataset = without(load_dataset(data, seed=seed), leave_out)
     built = build_line(
         detector,
@@ -353,8 +360,13 @@ def evaluate(
     from flawline.data import load_holdout
     from flawline.jobs.evaluate import measure, report, statements, summary
     from flawline.recipe import read_recipe
-    from flawline.report.scores import check_scores_file
+    from flawline.report.page import check_report_file
 
+    check_distinct({"--report": report_file, "--scores": scores, "--json": json_file})
+    if report_file is not None:
+        check_report_file(report_file)
+    if checkpoint is not None:
+        check_folder(checkpoint, "--checkpoint")
     settings = read_recipe(
         recipe,
         false_alarm=false_alarm,
@@ -372,8 +384,6 @@ def evaluate(
     if not numbers or min(numbers) < 0:
         msg = f"--seeds '{seeds}': give whole numbers separated by commas, none below 0, for example 0,1,2"
         raise typer.BadParameter(msg)
-    if scores is not None:
-        check_scores_file(scores, report_file)
     runs = measure(
         detector,
         data,
@@ -487,6 +497,7 @@ def synthesize(
             "give --method for whole pictures by that method, or --detector for what it learns from, not both"
         )
         raise typer.BadParameter(msg)
+    check_folder(out, "--out")
     settings = read_recipe(recipe, synthesis=method, ignore=ignore)
     shown = detector or (settings.detector if method is None else None)
     dataset, time = load_dataset(data, seed=seed), read_duration(budget)

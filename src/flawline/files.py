@@ -1,17 +1,109 @@
-"""Writing files so that a reader finds the old content or the new one, never a part."""
+"""Writing files so that a reader finds the old content or the new one, never a part, and no file of others is lost.
+
+Everything that Flawline writes for a user bears a mark near its beginning. A file that is there is replaced only if
+it bears the mark of what replaces it, or if the caller has read it and knows it.
+"""
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from flawline.errors import OutputError
+
+SYNTHESIS = "Flawline synthesis"
+"""Text chunk `Software` of synthesized pictures; overlays have one of their own, see flawline_client.overlay."""
+SYNTHESIS_MARK = b"tEXtSoftware\0" + SYNTHESIS.encode()
+HTML_MARK = b'<meta name="generator" content="Flawline'
+JSON_MARK = b'"generator": "Flawline'
+"""Of JSON objects; lists of results are known by the fields of their rows."""
+_HEAD = 4096
+"""Bytes within which a mark stands."""
+
+Over = bytes | bool
+"""What may be replaced: False nothing, bytes a file that bears this mark, True whatever is there."""
+
+
+def may_replace(path: Path, over: Over) -> bool:
+    """Tell whether `path` is free, or holds what may be replaced; a link that leads nowhere is not free."""
+    if over is True or not os.path.lexists(path):
+        return True
+    if over is False or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return over in file.read(_HEAD)
+
+
+def check_output(path: Path, option: str, over: Over = False) -> None:
+    """Refuse, before any work is done, a file that cannot be written or must not be replaced.
+
+    Args:
+        path: file to write later.
+        option: what names it on the command line.
+        over: what may be replaced.
+
+    Raises:
+        OutputError: it is a folder, it is there and was not made by Flawline, or its folder cannot be written.
+
+    """
+    if path.is_dir():
+        msg = f"{path} is a folder; give {option} the name of a file"
+        raise OutputError(msg)
+    if not may_replace(path, over):
+        raise _foreign(path, f"choose another {option}")
+    check_folder(path.parent, option)
+
+
+def check_folder(folder: Path, option: str) -> None:
+    """Refuse, before any work is done, a folder that cannot be made or written; nothing is made yet.
+
+    Raises:
+        OutputError: it is a file, below a file, or this user may not write there.
+
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        why = "is no folder" if not existing.is_dir() else f"cannot be written ({error.strerror})"
+        msg = f"{option} {folder}: {existing} {why}; name a place where you may write"
+        raise OutputError(msg) from error
+
+
+def check_distinct(outputs: Mapping[str, Path | None]) -> None:
+    """Refuse to write two results to one file.
+
+    Args:
+        outputs: files to write, by the options that name them; None for those that are not written.
+
+    Raises:
+        OutputError: two of them are the same file.
+
+    """
+    seen: dict[Path, str] = {}
+    for option, path in outputs.items():
+        if path is not None and (other := seen.setdefault(path.resolve(), option)) != option:
+            msg = f"{path}: two results would be written to this one file, by {other} and {option}; name another"
+            raise OutputError(msg)
+
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def written_whole(path: Path, over: Over = False) -> Iterator[Path]:
     """Give a temporary sibling to write to, which takes the name `path` at the end; missing parents are made.
 
-    Raises OSError, leaving the old file as it was and nothing beside it, when it cannot be written.
+    Args:
+        path: file to write.
+        over: what may be replaced.
+
+    Raises:
+        OutputError: `path` is there and must not be replaced.
+        OSError: it cannot be written. The old file is as it was, and nothing lies beside it.
+
     """
+    if not may_replace(path, over):
+        raise _foreign(path, "name another file, or move this one away")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -21,7 +113,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str, over: Over = False) -> None:
     """Write UTF-8 text to `path` as `written_whole` does."""
-    with written_whole(path) as temporary:
+    with written_whole(path, over) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def _foreign(path: Path, cure: str) -> OutputError:
+    return OutputError(f"{path} is there and was not made by Flawline; {cure}")

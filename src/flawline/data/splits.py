@@ -1,6 +1,7 @@
 """Train and test: read from a split.csv, or drawn so that pictures of one item stay together."""
 
 import csv
+import io
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 from flawline.data.folders import class_name
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.errors import DataError
+from flawline.files import write_atomically
 
 SPLIT_FILE = "split.csv"
 COLUMNS = ("image", "mask", "class", "group", "split")
@@ -77,13 +79,17 @@ def _existing(root: Path, cell: str, place: str) -> Path:
 
 
 def write_split(root: Path, samples: Iterable[Sample]) -> None:
-    """Write `root/split.csv` for samples below `root`; `read_split` gives them back."""
-    with (root / SPLIT_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for s in samples:
-            mask = s.mask.relative_to(root).as_posix() if s.mask else ""
-            writer.writerow([s.image.relative_to(root).as_posix(), mask, s.defect_class, s.group, s.split])
+    """Write `root/split.csv` for samples below `root`, which has none yet; `read_split` gives them back.
+
+    Raises OutputError where it has one: somebody's work.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for s in samples:
+        mask = s.mask.relative_to(root).as_posix() if s.mask else ""
+        writer.writerow([s.image.relative_to(root).as_posix(), mask, s.defect_class, s.group, s.split])
+    write_atomically(root / SPLIT_FILE, text.getvalue())
 
 
 def split_by_group(

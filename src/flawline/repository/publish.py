@@ -55,7 +55,7 @@ def place_shared_stages(repository: Path) -> None:
             content = (source / file).read_text()
             target = repository / file
             if not target.is_file() or target.read_text() != content:
-                write_atomically(target, content)
+                write_atomically(target, content, over=True)
 
 
 @contextmanager
@@ -130,7 +130,7 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
         (repository / name / str(manifest.version)).mkdir(parents=True, exist_ok=True)
     if manifest.fused:
         stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
-        write_atomically(stage, FUSED_STAGE)
+        write_atomically(stage, FUSED_STAGE, over=True)
     doors = {manifest.line, names.pixels(manifest.line)}
     native = native_discrepancy(manifest, TARGETS.get(manifest.target).native)
     configs = {repository / graph / "configs" / "native.pbtxt": native}
@@ -147,13 +147,13 @@ def _replace_together(contents: dict[Path, str]) -> None:
     before = {path: path.read_text(errors="replace") if path.is_file() else None for path in contents}
     try:
         for path, content in contents.items():
-            write_atomically(path, content)
+            write_atomically(path, content, over=True)
     except BaseException:
         for path, old in before.items():
             if old is None:
                 path.unlink(missing_ok=True)
             else:
-                write_atomically(path, old)
+                write_atomically(path, old, over=True)
         raise
 
 
