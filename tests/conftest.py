@@ -6,6 +6,8 @@ from pathlib import PurePosixPath
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
+import flawline  # noqa: F401  first: tests that import ONNX Runtime themselves send no usage reports either
+
 # Before anything starts its threads, and for every process that a test starts: pools that spin while they wait
 # would take the cores from each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

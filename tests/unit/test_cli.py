@@ -178,11 +178,11 @@ FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0
         ((*BUILD, "--data", "surfaces", "--holdout", "gone"), "gone is not a folder; --holdout takes"),
         (
             ("evaluate", "exdd", "--data", "surfaces", "--scores", "typo.yaml"),
-            "typo.yaml is there and holds no scores of Flawline; give --scores the name of another file",
+            "typo.yaml is there and was not made by Flawline; choose another --scores",
         ),
         (
             (*BUILD, "--data", "surfaces", "--scores", "picture.yaml"),
-            "picture.yaml is there and holds no scores",
+            "picture.yaml is there and was not made by Flawline",
         ),
         (
             ("evaluate", "exdd", "--data", "surfaces", "--scores", "a", "--report", "a"),
