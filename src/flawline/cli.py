@@ -3,6 +3,7 @@
 Modules that need torch are imported inside the commands that train, so that a serving install runs the others.
 """
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -126,6 +127,8 @@ ScoresFile = Annotated[
     Path | None,
     typer.Option("--scores", help="Write score, p-value and verdict of every picture to this CSV file."),
 ]
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Errors that the user mends: a full disk, missing rights, a disk that cannot be written."""
 DEFAULT_REPOSITORY = Path("model_repository")
 
 
@@ -259,6 +262,7 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
         f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
         "serve it with 'flawline serve'."
     )
+    say("A server that is already running goes on serving what it loaded; restart it to serve this version.")
 
 
 def _show_odd(normals: Any, limit: str | None) -> None:  # noqa: ANN401 - OddNormals, see above
@@ -283,13 +287,22 @@ def compile_graph(
         ),
     ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
+    kept: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder of a line that was trained and could not be published, as the build told.  "
+            "[default: the live version]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compile a published line for another target, on this machine, as a new version; nothing is trained."""
     from flawline.data import load_dataset
     from flawline.jobs.derive import compile_line
 
     pictures = None if data is None else load_dataset(data)
-    _show_released(compile_line(repository, line, target, dataset=pictures).manifest, repository)
+    _show_released(compile_line(repository, line, target, dataset=pictures, kept=kept).manifest, repository)
 
 
 @app.command()
@@ -602,4 +615,9 @@ def main() -> None:
         app()
     except FlawlineError as error:
         say(f"flawline: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        say(f"flawline: {error.filename or 'a file'}: {error.strerror}; mend that, and try again")
         sys.exit(2)

@@ -4,13 +4,16 @@ Everything that Flawline writes for a user bears a mark near its beginning. A fi
 it bears the mark of what replaces it, or if the caller has read it and knows it.
 """
 
+import errno
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from flawline.errors import OutputError
+from flawline.errors import FlawlineError, OutputError
 
 SYNTHESIS = "Flawline synthesis"
 """Text chunk `Software` of synthesized pictures; overlays have one of their own, see flawline_client.overlay."""
@@ -18,6 +21,8 @@ SYNTHESIS_MARK = b"tEXtSoftware\0" + SYNTHESIS.encode()
 HTML_MARK = b'<meta name="generator" content="Flawline'
 JSON_MARK = b'"generator": "Flawline'
 """Of JSON objects; lists of results are known by the fields of their rows."""
+_FULL = 1 << 20
+"""Bytes left on a disk that is called full: a library may have failed at more than that, in one piece."""
 _HEAD = 4096
 """Bytes within which a mark stands."""
 
@@ -72,6 +77,84 @@ def check_folder(folder: Path, option: str) -> None:
         raise OutputError(msg) from error
 
 
+def check_space(folder: Path, needed: int, purpose: str) -> None:
+    """Refuse, before any work is done, a disk without room.
+
+    Args:
+        folder: where something will be written; it need not be there yet.
+        needed: bytes that it will take.
+        purpose: what takes them, for the message.
+
+    Raises:
+        OutputError: less is free.
+
+    """
+    free = _free(folder)
+    if free < needed:
+        msg = (
+            f"the disk of {folder} has {free / 1e6:.0f} MB left, and {purpose} takes about {needed / 1e6:.0f} MB; "
+            "free some, or name a place on another disk"
+        )
+        raise OutputError(msg)
+
+
+@contextmanager
+def room_in(*folders: Path) -> Iterator[None]:
+    """Say in one sentence that a disk is full, where a library failed at that: each says it in its own way.
+
+    Raises:
+        OutputError: something failed while the disk of one of the folders was full.
+
+    """
+    try:
+        yield
+    except FlawlineError:
+        raise
+    except Exception as error:
+        folder = min(folders, key=_free)
+        said = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not said and _free(folder) >= _FULL:
+            raise
+        msg = f"the disk of {folder} is full, with {_free(folder) / 1e6:.1f} MB left; free some and try again"
+        raise OutputError(msg) from error
+
+
+def cache_folder() -> Path:
+    """Folder for what can be made again: `$XDG_CACHE_HOME/flawline`, or the same below `~/.cache`.
+
+    A user without a home that can be written, as in many containers, gets a private one below that of temporary
+    files.
+
+    Raises:
+        OutputError: that private folder cannot be made, or another user could write into it.
+
+    """
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "flawline"
+    with suppress(OSError, RuntimeError):  # RuntimeError: neither HOME nor an entry in the passwd file
+        folder = Path.home() / ".cache" / "flawline"
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    try:
+        private = Path(tempfile.gettempdir()) / f"flawline-{os.getuid()}"
+        private.mkdir(mode=0o700, exist_ok=True)
+        found = private.lstat()
+    except OSError as error:
+        msg = f"there is no home and no folder for temporary files ({error}); set XDG_CACHE_HOME to a folder"
+        raise OutputError(msg) from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        msg = f"{private} can be written by other users, and programs lie there; set XDG_CACHE_HOME"
+        raise OutputError(msg)
+    return private
+
+
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(
+        next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    ).free
+
+
 def check_distinct(outputs: Mapping[str, Path | None]) -> None:
     """Refuse to write two results to one file.
 
@@ -98,7 +181,7 @@ def written_whole(path: Path, over: Over = False) -> Iterator[Path]:
         over: what may be replaced.
 
     Raises:
-        OutputError: `path` is there and must not be replaced.
+        OutputError: `path` is there and must not be replaced, or the disk is full.
         OSError: it cannot be written. The old file is as it was, and nothing lies beside it.
 
     """
@@ -107,8 +190,9 @@ def written_whole(path: Path, over: Over = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        temporary.replace(path)
+        with room_in(path.parent):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 

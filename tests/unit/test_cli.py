@@ -1,6 +1,8 @@
 """The command line: help, results that machines read, and errors as one sentence with status 2."""
 
+import errno
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -293,3 +295,28 @@ def test_ctrl_c_ends_without_a_traceback(
 def test_commands_that_do_not_train_do_without_torch() -> None:
     source = Path(cli.__file__).read_text()
     assert "import torch" not in source
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_the_machine_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    monkeypatch.setattr(publish, "list_lines", refuse)
+    status, out, err = leave(monkeypatch, capsys, "lines")
+    assert (status, out) == (2, "")
+    assert err == f"flawline: /some/file: {os.strerror(number)}; mend that, and try again\n"
+
+
+def test_a_new_version_says_how_a_running_server_gets_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli._show_released(write_artefact(tmp_path / "artefact", "bottle", 2), tmp_path)
+    said = capsys.readouterr().err
+    assert "Published line 'bottle' version 2" in said
+    assert (
+        "A server that already runs does not have it yet: it loads what is live when it is started again."
+        in said
+    )

@@ -1,7 +1,12 @@
 """What is written whole, and what is never written over."""
 
+import errno
 import os
+import shutil
+import stat
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_lines import draw_line
@@ -13,6 +18,7 @@ from flawline.data.splits import write_split
 from flawline.errors import OutputError
 from flawline.files import (
     HTML_MARK,
+    cache_folder,
     check_distinct,
     check_folder,
     check_output,
@@ -131,3 +137,52 @@ def test_the_demo_refuses_before_it_builds(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OutputError, match=rf"{place.name} is there"):
             demo.demo(tmp_path / "out")
         place.unlink()
+
+
+def test_the_cache_is_private_where_there_is_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/named")
+    assert cache_folder() == Path("/proc/named/flawline"), "what the user names is taken"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert cache_folder() == tmp_path / "home" / ".cache" / "flawline"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    private = tmp_path / f"flawline-{os.getuid()}"
+    monkeypatch.setenv("HOME", "/proc")
+    assert cache_folder() == private, "a home that cannot be written"
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+
+    def nobody() -> Path:
+        msg = "Could not determine home directory."
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Path, "home", nobody)
+    assert cache_folder() == private, "no HOME, and no entry in the passwd file"
+    private.chmod(0o777)
+    with pytest.raises(OutputError, match="can be written by other users, and programs lie there"):
+        cache_folder()
+    private.rmdir()
+    private.symlink_to(tmp_path / "home")
+    with pytest.raises(OutputError, match="set XDG_CACHE_HOME"):
+        cache_folder()
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("basic_ios::clear: iostream error"), OSError(errno.ENOSPC, "full")]
+)
+def test_a_full_disk_is_said_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = tmp_path / "report.html"
+
+    def write() -> None:
+        with written_whole(path) as temporary:
+            temporary.touch()
+            raise error
+
+    for free, full in ((1000, True), (10**9, isinstance(error, OSError))):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(
+            OutputError if full else RuntimeError, match="is full, with" if full else "basic_ios"
+        ):
+            write()
+        assert list(tmp_path.iterdir()) == []
