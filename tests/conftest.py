@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
+# Flawline first: tests that import ONNX Runtime themselves send no usage reports either.
 from flawline.memory import keep_freed_memory
 
 # Before anything starts its threads, and for every process that a test starts: pools that spin while they wait

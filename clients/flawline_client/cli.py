@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -18,7 +20,7 @@ from flawline_client.boundary import told_in_one_sentence
 from flawline_client.client import InspectionClient
 from flawline_client.folders import SUFFIXES, LeftOut, search, shown, tell
 from flawline_client.inspection import Inspection, InspectionError, Verdict
-from flawline_client.overlay import save_overlay
+from flawline_client.overlay import may_draw, save_overlay
 
 PICTURE_FAILED = 1
 MISUSED_OR_UNREACHABLE = 2
@@ -88,6 +90,8 @@ def inspect_command(
     targets = (
         overlay_targets([below for _, below in pictures], overlay) if overlay else [None] * len(pictures)
     )
+    if overlay is not None:
+        _check_overlays([path for path, _ in pictures], targets)
     table = _table()
     defects = again = failed = 0
     with (
@@ -158,12 +162,31 @@ def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
     taken = set()
     for name in names:
         target, number = folder / name.with_suffix(".png"), 1
-        while target in taken:
+        while str(target).casefold() in taken:  # some disks take A.png and a.png for one file
             number += 1
             target = folder / name.with_name(f"{name.stem}-{number}.png")
-        taken.add(target)
+        taken.add(str(target).casefold())
         targets.append(target)
     return targets
+
+
+def _check_overlays(pictures: Sequence[Path], targets: Sequence[Path | None]) -> None:
+    """Leave, before anything is asked, where an overlay would take the place of something else."""
+    asked = {(found.st_dev, found.st_ino) for found in (path.stat() for path in pictures if path.exists())}
+    wanted = [target for target in targets if target is not None]
+    for target in wanted:
+        if target.exists() and ((found := target.stat()).st_dev, found.st_ino) in asked:
+            _leave(f"{target} is one of the pictures to inspect; choose another --overlay folder")
+        if not may_draw(target):
+            _leave(f"{target} is there and is no overlay of Flawline; choose another --overlay folder")
+    for folder in sorted({target.parent for target in wanted}):
+        existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            why = "is no folder" if not existing.is_dir() else f"cannot be written ({error.strerror})"
+            _leave(f"{existing} {why}; choose another --overlay folder")
 
 
 def _check_line(client: InspectionClient, line: str, url: str, timeout: float) -> None:

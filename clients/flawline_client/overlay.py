@@ -1,5 +1,6 @@
 """Draws an inspection on its picture: heat, outline of the mask, boxes, and a caption, with Pillow alone."""
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from flawline_client.folders import shown
 from flawline_client.inspection import Inspection, Verdict
@@ -31,6 +33,12 @@ CAPTIONS = {
 }
 """Word and colour of each answer."""
 INK, FAINT_INK, PAPER = (24, 28, 34), (96, 104, 114), (255, 255, 255)
+
+SOFTWARE = "Flawline overlay"
+"""Text chunk `Software` of every overlay, by which it is known and may be drawn again."""
+OVERLAY_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
+_HEAD = 4096
+"""Bytes within which the mark stands."""
 
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
@@ -63,14 +71,34 @@ def draw_overlay(inspection: Inspection, picture: Picture | Image.Image) -> Imag
 
 
 def save_overlay(inspection: Inspection, picture: Picture | Image.Image, path: Path) -> None:
-    """Write `draw_overlay` to `path` as PNG, whole or not at all; its folder is made."""
+    """Write `draw_overlay` to `path` as PNG, whole or not at all; its folder is made.
+
+    Raises:
+        FileExistsError: something else than an overlay lies there: nothing but overlays is written over.
+        OSError: the file cannot be written.
+
+    """
+    if not may_draw(path):
+        raise FileExistsError(errno.EEXIST, "it is there and is no overlay of Flawline", str(path))
+    told = PngInfo()
+    told.add_text("Software", SOFTWARE)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draw_overlay(inspection, picture).save(temporary, format="PNG")
+        draw_overlay(inspection, picture).save(temporary, format="PNG", pnginfo=told)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def may_draw(path: Path) -> bool:
+    """Whether `path` is free or an overlay that this package drew; a link that leads nowhere is not free."""
+    if not os.path.lexists(path):
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return OVERLAY_MARK in file.read(_HEAD)
 
 
 def open_picture(picture: Picture | Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
-from flawline.files import check_folder, check_outputs
+from flawline.files import check_distinct, check_folder
 from flawline.memory import keep_freed_memory
 from flawline.progress import say
 from flawline.targets import TARGETS
@@ -220,7 +220,7 @@ def _check_results(
     from flawline.report.page import check_report_file
     from flawline.report.scores import check_scores_file
 
-    check_outputs({"--report": report, "--json": rows, "--scores": scores})
+    check_distinct({"--report": report, "--json": rows, "--scores": scores})
     if report is not None:
         check_report_file(report)
     if rows is not None:
@@ -276,6 +276,7 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
         f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
         "serve it with 'flawline serve'."
     )
+    say("A server that already runs does not have it yet: it loads what is live when it is started again.")
 
 
 def _show_odd(normals: Any, limit: str | None) -> None:  # noqa: ANN401 - OddNormals, see above
@@ -300,13 +301,22 @@ def compile_graph(
         ),
     ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
+    kept: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder of a line that was trained and could not be published, as the build told.  "
+            "[default: the live version]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compile a published line for another target, on this machine, as a new version; nothing is trained."""
     from flawline.data import load_dataset
     from flawline.jobs.derive import compile_line
 
     pictures = None if data is None else load_dataset(data)
-    _show_released(compile_line(repository, line, target, dataset=pictures).manifest, repository)
+    _show_released(compile_line(repository, line, target, dataset=pictures, kept=kept).manifest, repository)
 
 
 @app.command()

@@ -31,6 +31,10 @@ class RecipeError(FlawlineError):
     """A recipe or option that cannot be honoured."""
 
 
+class OutputError(FlawlineError):
+    """A place that cannot be written, or that holds what Flawline did not make."""
+
+
 class ServerError(FlawlineError):
     """A tritonserver that cannot be found, started or reached."""
 

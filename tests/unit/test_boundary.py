@@ -122,25 +122,25 @@ EVALUATE = ("evaluate", "exdd", *SURFACES)
         ((*BUILD, "--scores", "folder"), "folder is a folder; give --scores the name of a file"),
         (
             (*BUILD, "--report", "notes.txt/a.html"),
-            "notes.txt is a file, no folder can be made of it",
+            "notes.txt is no folder; name a place where you may write",
         ),
         (
             (*BUILD, "--report", "notes.txt"),
-            "notes.txt is there and is no report; give --report",
+            "notes.txt is there and was not made by Flawline; choose another --report",
         ),
         ((*EVALUATE, "--json", "notes.txt"), "notes.txt: not a JSON file"),
         (
             (*EVALUATE, "--json", "a", "--report", "a"),
             "a: two results would be written to this one file",
         ),
-        ((*BUILD, "--report", "pipe"), "pipe is no regular file; give --report"),
+        ((*BUILD, "--report", "pipe"), "pipe is there and was not made by Flawline; choose another --report"),
         (
             (*BUILD, "--checkpoint", "notes.txt"),
-            "notes.txt is a file, no folder can be made of it",
+            "notes.txt is no folder; name a place where you may write",
         ),
         (
             ("synthesize", *SURFACES, "--out", "notes.txt"),
-            "notes.txt is a file, no folder can be made of it",
+            "notes.txt is no folder; name a place where you may write",
         ),
     ],
 )
@@ -172,11 +172,15 @@ def test_what_cannot_be_written_is_told_before_the_work(
 def test_a_place_without_permission_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("flawline.files.os.access", lambda *_: False)  # root may write anywhere
+    def refuse(**_: object) -> None:  # root may write anywhere
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("flawline.files.tempfile.TemporaryFile", refuse)
     monkeypatch.setattr(sys, "argv", ["flawline", *EVALUATE, "--json", str(tmp_path / "new" / "a.json")])
     with pytest.raises(SystemExit):
         main()
-    assert f"{tmp_path} cannot be written to; give --json another place" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{tmp_path} cannot be written (Permission denied); name a place where you may write" in told
 
 
 @pytest.mark.parametrize(
@@ -218,5 +222,5 @@ def test_the_demo_tells_in_one_sentence_too(
     with pytest.raises(SystemExit) as end:
         demo.run()
     assert end.value.code == 2
-    assert "notes.txt is a file, no folder can be made of it" in capsys.readouterr().err
+    assert "notes.txt is no folder; name a place where you may write" in capsys.readouterr().err
     assert cli.MOST_SEED == 2**32 - 1

@@ -4,7 +4,6 @@
 The pictures are drawn once, into a folder of layout `folder` with a split.csv, and read from there afterwards.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -20,6 +19,7 @@ from flawline.data.sample import GOOD, Sample, Split
 from flawline.data.splits import read_split, write_split
 from flawline.data.textures import FAMILIES, Plane, render_surface
 from flawline.errors import DataError
+from flawline.files import cache_folder
 from flawline.progress import track
 
 __all__ = ["SurfaceOptions", "defect_kinds", "load", "plant_defect", "render_surface"]
@@ -129,7 +129,7 @@ def load(options: SurfaceOptions, *, cache: Path | None = None) -> tuple[Path, t
     Args:
         options: what to draw. Kinds of defect take turns, so each is there about equally often.
         cache: folder that holds the drawn lines, each in a folder named after its options; by default
-            `$XDG_CACHE_HOME/flawline/surfaces`, or the same below `~/.cache`.
+            `surfaces` in flawline.files.cache_folder().
 
     Returns:
         The line's folder, and its samples in stable order: train normals, test normals, test and train defects.
@@ -139,7 +139,7 @@ def load(options: SurfaceOptions, *, cache: Path | None = None) -> tuple[Path, t
 
     """
     if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flawline" / "surfaces"
+        cache = cache_folder() / "surfaces"
     root = cache / options.folder_name()
     if not root.is_dir():
         try:

@@ -349,7 +349,7 @@ class _Search:
         )
         self._trials.append(trial)
         kept = _Kept(identity=self._identity, seconds=self._spent(), trials=tuple(self._trials))
-        write_atomically(self._folder / SEARCH_FILE, kept.model_dump_json(indent=1) + "\n")
+        write_atomically(self._folder / SEARCH_FILE, kept.model_dump_json(indent=1) + "\n", over=True)
         merit = self._judges.merit(self._judges.figures(_arrays(trial)))
         say(f"Tried: {candidate.title}: merit {merit:.3f} in {trial.seconds:.0f} s.")
 

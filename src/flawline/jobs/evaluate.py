@@ -11,11 +11,19 @@ from flawline.data.depth import at_bits
 from flawline.data.leave_out import leave_out
 from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
+from flawline.files import check_distinct
 from flawline.jobs.auto import fit_named
 from flawline.jobs.fit import FittedLine
 from flawline.progress import track
 from flawline.recipe import Recipe
-from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, peak_rss_mb, spread
+from flawline.report.evaluation import (
+    Evaluation,
+    accuracy_row,
+    check_rows_file,
+    merge_rows,
+    peak_rss_mb,
+    spread,
+)
 from flawline.report.page import write_report
 from flawline.report.scores import Group, check_scores_file, write_scores
 from flawline_client.folders import shown
@@ -68,8 +76,11 @@ def measure(
 
     """
     runs: list[Run] = []
+    check_distinct({"--json": json_file, "--scores": scores_file})
+    if json_file is not None:
+        check_rows_file(json_file)
     if scores_file is not None:
-        check_scores_file(scores_file, json_file)
+        check_scores_file(scores_file)
     for seed in seeds:
         dataset = leave_out(load_dataset(data, seed=seed, known=bool(runs)), listed)
         check_test(dataset)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jinja2
 
-from flawline.errors import DataError, RecipeError
-from flawline.files import write_atomically
+from flawline.errors import DataError
+from flawline.files import HTML_MARK, check_output, write_atomically
 from flawline.report import operating_point, plots
 from flawline.report.evaluation import Evaluation, EvaluationResult, Spread, spread
 from flawline.report.gallery import Card, PictureRow
@@ -80,17 +80,6 @@ _BESIDE = ("located_at_1", "located_at_2", "located_at_5", "f1_max", "pixel_ap")
 _SHARES = {field for field, _, _ in _MEASURES[: [name for name, _, _ in _MEASURES].index("image_auroc")]}
 
 
-def check_report_file(path: Path) -> None:
-    """Raise RecipeError for a file that is there and is no report: it may be a picture or somebody's notes."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        head = file.read(200)
-    if head.strip() and not head.lstrip().lower().startswith(b"<!doctype html"):
-        msg = f"{path} is there and is no report; give --report the name of another file"
-        raise RecipeError(msg)
-
-
 def write_report(
     path: Path,
     *,
@@ -152,7 +141,17 @@ def write_report(
         galleries=_galleries(evaluations[middle]),
         errors=_errors(evaluations[middle].rows),
     )
-    write_atomically(path, page)
+    write_atomically(path, page, over=HTML_MARK)
+
+
+def check_report_file(path: Path, option: str = "--report") -> None:
+    """Refuse, before any work is done, a file that cannot be written or that is there and no report of Flawline.
+
+    Raises:
+        OutputError: as flawline.files.check_output.
+
+    """
+    check_output(path, option, HTML_MARK)
 
 
 def _middle(results: Sequence[EvaluationResult]) -> int:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flawline.errors import RecipeError
-from flawline.files import written_whole
+from flawline.files import check_output, written_whole
 from flawline.progress import bar
 from flawline.scoring.picture import Pixels
 from flawline.synthesis.base import (
@@ -33,6 +33,7 @@ from flawline.synthesis.visibility import until_visible
 from flawline.training import MOST_STEPS, Training
 
 _FOLDER = "ddpm"
+_CHECKPOINT = "checkpoint.safetensors"
 _BLENDING = {"opacity", "foreground", "regions"}
 """Settings that leave the generated pictures as they are."""
 
@@ -150,6 +151,9 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
     identity = json.dumps(made_from, sort_keys=True)
     folder = material.checkpoint and material.checkpoint / _FOLDER
     pool = folder and folder / "pool.safetensors"
+    if folder is not None and not (folder / _CHECKPOINT).exists():  # what lies there is of others
+        for name in ("model.safetensors", "config.json", "pool.safetensors"):
+            check_output(folder / name, "--checkpoint or --out")
     if pool is not None and pool.exists():
         try:
             with safe_open(pool, framework="numpy") as file:
@@ -158,7 +162,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
                     material.budget.spend(Training(**json.loads(found["training"])))
                     return list(file.get_tensor("pictures"))
         except (OSError, KeyError, TypeError, SafetensorError):
-            pool.unlink()  # the model is there to generate them again
+            pass  # the model is there to generate them again
     with bar() as shown:
         task = shown.add_task("training the diffusion model", total=1.0)
         model = train_ddpm(
@@ -166,7 +170,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
             config,
             seed=material.seed,
             device=material.device,
-            checkpoint=folder and folder / "checkpoint.safetensors",
+            checkpoint=folder and folder / _CHECKPOINT,
             budget=seconds,
             progress=lambda done: shown.update(task, completed=done),
         )
@@ -177,7 +181,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
         )
     if folder is not None and pool is not None:
         model.save(folder)
-        with written_whole(pool) as temporary:
+        with written_whole(pool, over=True) as temporary:
             training = cast(Training, model.training)  # it was trained here
             kept = replace(training, seconds_before=training.seconds, losses=())
             told = {"made_from": identity, "training": json.dumps(asdict(kept))}
