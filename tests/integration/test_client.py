@@ -354,4 +354,7 @@ def test_the_command_prints_json_and_draws(url, pictures, tmp_path):
 def test_the_command_names_the_lines_there_are(url, pictures):
     done = ask("--line", "nuts", "--url", url, pictures)
     assert done.exit_code == 2
-    assert done.stderr.strip() == f"the server at {url} has no line 'nuts'; it has toy"
+    assert done.stderr.splitlines() == [
+        "Pictures: 2 used, none left out.",
+        f"the server at {url} has no line 'nuts'; it has toy",
+    ]
