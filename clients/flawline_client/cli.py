@@ -53,6 +53,8 @@ def inspect_command(
     Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
     """
     pictures = find_pictures(images, overlay)
+    if not pictures and overlay is not None and find_pictures(images):
+        _leave(f"all pictures lie in {overlay}, where overlays would go; choose another --overlay folder")
     if not pictures:
         _leave(
             f"no picture in {', '.join(map(str, images))}; name pictures or a folder with {' '.join(SUFFIXES)}"
