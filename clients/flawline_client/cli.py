@@ -77,6 +77,8 @@ def inspect_command(
     Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
     """
     pictures, left_out = find_pictures(images, overlay)
+    if not pictures and overlay is not None and find_pictures(images)[0]:
+        _leave(f"all pictures lie in {overlay}, where overlays would go; choose another --overlay folder")
     if not pictures:
         more = f" (left out: {tell(left_out)})" if left_out else ""
         _leave(

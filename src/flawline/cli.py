@@ -317,6 +317,8 @@ def compile_graph(
 
     pictures = None if data is None else load_dataset(data)
     _show_released(compile_line(repository, line, target, dataset=pictures, kept=kept).manifest, repository)
+    if kept is not None:
+        say(f"The copy in {kept} is no longer needed.")
 
 
 @app.command()

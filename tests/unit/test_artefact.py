@@ -26,7 +26,7 @@ from flawline.errors import ArtefactError, OutputError, RecipeError, ServerError
 from flawline.jobs import build as build_module
 from flawline.jobs import derive
 from flawline.jobs.fit import find_all, fit
-from flawline.jobs.release import kept_until_published, references, write_artefact
+from flawline.jobs.release import kept_until_published, references, tell_kept, write_artefact
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration
 from flawline.scoring.finding import Finding
@@ -422,6 +422,11 @@ def test_what_was_trained_is_kept_until_it_is_published(
             in said
         )
         assert f" --line bottle --target onnxruntime --from {kept / name} --repository {repository}" in said
+    tell_kept(repository, "bottle", "openvino")
+    tell_kept(repository, "bot", "openvino")
+    said = capsys.readouterr().err
+    assert said.count("An earlier build left what it trained in") == 2
+    assert f"--target openvino --from {kept / 'bottle'} --repository" in said
     publish_it(None)
     assert sorted(path.name for path in kept.iterdir()) == ["bottle", "bottle-2"], (
         "what was published is not kept"

@@ -104,7 +104,7 @@ def originals(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("given", ["files", "folder", "link", "file above"])
+@pytest.mark.parametrize("given", ["files", "folder", "all", "link", "file above"])
 def test_pictures_are_never_drawn_over(tmp_path, given):
     """Nothing listens at the address: whoever asks first says so instead."""
     loss = tmp_path / "loss"
@@ -117,6 +117,7 @@ def test_pictures_are_never_drawn_over(tmp_path, given):
     asked, overlay, named = {
         "files": ([loss / "a.png", loss / "b.png"], loss, "a.png is one of the pictures to inspect"),
         "folder": ([loss / "c.jpg"], loss, "c.png is there and is no overlay of Flawline"),
+        "all": ([loss], loss, "all pictures lie in"),
         "link": ([loss / "a.png"], tmp_path / "link", "a.png is one of the pictures to inspect"),
         "file above": ([loss / "a.png"], loss / "b.png" / "below", "b.png is no folder"),
     }[given]

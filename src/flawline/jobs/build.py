@@ -7,7 +7,7 @@ from pathlib import Path
 from flawline.data import Dataset, Sample
 from flawline.jobs.auto import fit_named
 from flawline.jobs.evaluate import check_holdout, evaluate
-from flawline.jobs.release import ReleasedLine, kept_until_published, release, reserve
+from flawline.jobs.release import ReleasedLine, kept_until_published, release, reserve, tell_kept
 from flawline.recipe import Recipe
 
 
@@ -52,6 +52,7 @@ def build(
     """
     check_holdout(dataset, holdout)
     with reserve(repository, line, target) as staging:
+        tell_kept(repository, line, target)
         fitted = fit_named(
             detector, dataset, recipe, seed=seed, device=device, budget=budget, checkpoint=checkpoint
         )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flawline import __version__
+from flawline.artefact.manifest import FILE as MANIFEST
 from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
 from flawline.data.depth import depth_statement
@@ -111,12 +112,25 @@ def kept_until_published(
         yield
     except BaseException:
         if place is not None:
-            command = ["flawline", "compile", "--line", line, "--target", target, "--from", str(place)]
-            command += ["--repository", str(repository)]
-            say(f"What was trained is kept in {place}; publish it without training by: {shlex.join(command)}")
+            command = _command(place, line, repository, target)
+            say(f"What was trained is kept in {place}; publish it without training by: {command}")
         raise
     if place is not None:
         _drop(place)
+
+
+def tell_kept(repository: Path, line: str, target: str) -> None:
+    """Say which lines an earlier build trained and could not publish, where it was killed perhaps."""
+    home = repository.resolve()
+    for place in sorted((home.parent / f"{home.name}.unpublished").glob("*")):
+        if place.name.partition("-")[0] == line and (place / MANIFEST).is_file():
+            command = _command(place, line, repository, target)
+            say(f"An earlier build left what it trained in {place}; to publish that: {command}")
+
+
+def _command(place: Path, line: str, repository: Path, target: str) -> str:
+    words = ["flawline", "compile", "--line", line, "--target", target, "--from", str(place)]
+    return shlex.join([*words, "--repository", str(repository)])
 
 
 def _keep(
