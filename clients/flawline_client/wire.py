@@ -32,6 +32,13 @@ _DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
 """What Triton says, as INTERNAL, of a stage whose process has ended; whoever runs the server restarts it."""
 
 
+_OF_ANOTHER = re.compile(r"(incomplete|unexpected number of|insufficient) string", re.IGNORECASE)
+"""What Triton says of a tensor BYTES that was put together wrongly, to all requests of its batch.
+
+This client puts none together wrongly: the fault is another's, and its own picture was never looked at.
+"""
+
+
 def name_of(image: Picture, index: int | None = None) -> str:
     """Name a picture for answers and messages: its path, or `picture` and its place among many."""
     if isinstance(image, str | Path):
@@ -118,10 +125,15 @@ def status_name(error: InferenceServerException) -> str:
     """`UNAVAILABLE` of `StatusCode.UNAVAILABLE`; errors that tritonclient itself raises carry none.
 
     A model that the server knows but has not loaded, as while it stops, is UNAVAILABLE too: Triton says
-    NOT_FOUND to that as to a model it has never heard of. So is one that lost the process of a stage.
+    NOT_FOUND to that as to a model it has never heard of. So is one that lost the process of a stage, and one
+    that refused a batch for what another client sent.
     """
     code, message = str(error.status() or "UNKNOWN").removeprefix("StatusCode."), error.message() or ""
-    if _NOT_LOADED in message or (code == "INTERNAL" and _DIED.search(message)):
+    if (
+        _NOT_LOADED in message
+        or (code == "INTERNAL" and _DIED.search(message))
+        or (code == "INVALID_ARGUMENT" and _OF_ANOTHER.search(message))
+    ):
         return "UNAVAILABLE"
     return code
 

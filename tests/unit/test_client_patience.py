@@ -35,9 +35,15 @@ TENSORS = {
     "BOXES": ("FP32", np.full((1, 32, 6), -1, np.float32)),
 }
 
+NEIGHBOUR = (
+    "in ensemble 'bolts', incomplete string data for inference input 'IMAGE', expecting string of length 3 but "
+    "only 2 bytes available"
+)
 Refusal = tuple[grpc.StatusCode, str]
 UNAVAILABLE: Refusal = (grpc.StatusCode.UNAVAILABLE, "the server is starting")
 LOST: Refusal = (grpc.StatusCode.INTERNAL, DIED)
+OF_ANOTHER: Refusal = (grpc.StatusCode.INVALID_ARGUMENT, NEIGHBOUR)
+"""To the whole batch in which another client's malformed request was."""
 
 
 class Scripted(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -92,7 +98,7 @@ Asking = Callable[[str, float], Inspection]
 
 
 @BOTH
-@pytest.mark.parametrize("refusal", [UNAVAILABLE, LOST], ids=["starting", "died"])
+@pytest.mark.parametrize("refusal", [UNAVAILABLE, LOST, OF_ANOTHER], ids=["starting", "died", "of another"])
 def test_a_picture_is_sent_again_as_long_as_there_is_time(
     scripted: tuple[Scripted, str], ask: Asking, refusal: Refusal
 ) -> None:

@@ -48,15 +48,23 @@ def key(request: Request) -> tuple[int, ...]:
 
 
 def array(request: Request, name: str) -> Array:
-    """An input as numpy, batch first."""
-    values: Array = pb_utils.get_input_tensor_by_name(request, name).as_numpy()
+    """An input as numpy, batch first.
+
+    Raises:
+        RequestError: it was not sent; Triton does not see to that where a stage has optional inputs.
+
+    """
+    values = optional_array(request, name)
+    if values is None:
+        msg = f"{name} is missing; send all tensors that the stage takes"
+        raise RequestError(msg)
     return values
 
 
 def optional_array(request: Request, name: str) -> Array | None:
     """An optional input as numpy, batch first; None when it was not sent."""
-    sent = pb_utils.get_input_tensor_by_name(request, name) is not None
-    return array(request, name) if sent else None
+    sent = pb_utils.get_input_tensor_by_name(request, name)
+    return None if sent is None else sent.as_numpy()
 
 
 def geometries(request: Request, rules: Rules) -> list[Geometry]:

@@ -46,6 +46,14 @@ ControlMode = Literal["none", "poll", "explicit"]
 DEAD_STAGE_S = 10.0
 """What a server is given to notice that a stage has died; it takes one second, where it notices."""
 
+LOST_TIMEOUT_S = 1.5
+"""What they are given where a stage has died: a server with such a stage never ends by itself."""
+WATCH_S = 0.5
+"""How often it is seen whether all stages live."""
+FIRST_REST_S, LONGEST_REST_S = 0.5, 60.0
+"""Seconds before a server is started anew, doubled each time it did not last for LASTING_S."""
+LASTING_S = 600.0
+
 _CANNOT_RUN = (126, 127)
 """Exit status of a program that has no rights, or lacks a shared library."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./@%+=:,-]+")
@@ -290,6 +298,7 @@ class TritonServer:
         self._shm_prefix = f"flawline_{uuid.uuid4().hex[:12]}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._held_back: dict[str, str] = {}
+        self._stages_at_first: set[int] = set()
         self._log_file: Path | None = None
         self._log_start = 0
         self._resources = ExitStack()
@@ -339,6 +348,7 @@ class TritonServer:
         if not self.repository.is_dir():
             msg = f"there is no model repository at {self.repository}; build a line into it first"
             raise ServerError(msg)
+        self._stages_at_first = set()
         self._held_back = _models_without_code(self.repository) if self._control_mode == "none" else {}
         install = self._install or find_server()
         self._ports = _claim_ports(self.host, self._ports)
@@ -383,10 +393,22 @@ class TritonServer:
                 )
             if time.monotonic() > deadline:
                 raise ServerError(self._with_log(f"tritonserver was not ready within {timeout_s:g} s"))
+        # Where models come and go while it runs, a stage that ends is no fault.
+        self._stages_at_first = self.stages() if self._control_mode == "none" else set()
 
-    def wait(self) -> int:
-        """Wait until the process ends by itself; its exit status, negative for a signal."""
-        return self._started().wait()
+    def wait(self) -> int | None:
+        """Wait until the process ends by itself; its exit status, negative for a signal. None: a stage has died.
+
+        Triton answers INTERNAL for such a stage from then on, and does not start it anew.
+        """
+        process, lost = self._started(), False
+        while True:
+            # Stages also end just before a server that somebody else asked to stop.
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(LOST_TIMEOUT_S if lost else WATCH_S)
+            if lost:
+                return None
+            lost = not self._stages_at_first <= self.stages()
 
     def ready_models(self) -> list[str]:
         """Names of the models being served, sorted."""
@@ -407,16 +429,28 @@ class TritonServer:
             if name not in ready
         }
 
+    def stages(self) -> set[int]:
+        """Ids of the processes that live of the server's Python stages, one each; none when it is not running."""
+        if self._process is None:
+            return set()
+        children: set[int] = set()
+        for task in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            with suppress(OSError):  # a thread that has just ended
+                children.update(map(int, task.read_text().split()))
+        return {child for child in children if _lives(child)}
+
     def stop(self) -> None:
         """Let requests in flight finish, end the server and its stage processes, and free their shared memory.
 
-        Does nothing when it is not running. After EXIT_TIMEOUT_S, or on a second Ctrl-C, it is killed.
+        Does nothing when it is not running. After EXIT_TIMEOUT_S, or on a second Ctrl-C, it is killed; after
+        LOST_TIMEOUT_S where a stage has died, for which Triton would wait in vain.
         """
+        patience = EXIT_TIMEOUT_S + 5 if self._stages_at_first <= self.stages() else LOST_TIMEOUT_S
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
             try:
-                process.wait(EXIT_TIMEOUT_S + 5)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
                 pass
             finally:
@@ -606,6 +640,14 @@ def _claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
         return claimed
 
 
+def _lives(process: int) -> bool:
+    """Whether a process is there and no zombie, which only waits to be counted."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
 def _headline(reason: str) -> str:
     """Triton's reason without the Python traceback that follows it."""
     return re.split(r"\n|\\n", reason, maxsplit=1)[0].strip()
@@ -639,6 +681,8 @@ def serve_forever(
 ) -> int:
     """Run a server in the foreground until Ctrl-C or SIGTERM; its log passes through to standard error.
 
+    Where a stage dies, killed for memory say, the server is started anew: all lines need the shared stages.
+
     Returns:
         Exit status: 0 after a requested stop, else the server's own (128 + signal number for a signal).
 
@@ -660,10 +704,22 @@ def serve_forever(
     )
     try:
         with _stop_signals():
-            server.start()
-            server.wait_ready(math.inf)  # a repository of many lines takes what it takes
-            _say_ready(server)
-            status = server.wait()
+            status, rest, began = None, 0.0, time.monotonic()
+            while status is None:
+                server.start()
+                server.wait_ready(math.inf)  # a repository of many lines takes what it takes
+                _say_ready(server)
+                status = server.wait()
+                if status is None:
+                    lasted, began = time.monotonic() - began, time.monotonic()
+                    rest = (
+                        FIRST_REST_S
+                        if lasted > LASTING_S
+                        else max(FIRST_REST_S, min(2 * rest, LONGEST_REST_S))
+                    )
+                    say(f"a stage has died; its log above says why: the server is started anew in {rest:g} s")
+                    server.stop()
+                    time.sleep(rest)
     except _StopRequested:
         say("stopping tritonserver: requests in flight are finished first")
         return 0
