@@ -2,7 +2,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,9 @@ lint: $(VENV)/.installed  ## ruff and mypy
 
 bench: $(VENV)/.installed  ## bounded load tests: benchmarks/results/speed.json
 	$(PY) benchmarks/speed.py
+
+fuzz: $(VENV)/.installed  ## ten minutes of bad requests to a real server: benchmarks/results/faults.json
+	$(PY) benchmarks/faults.py
 
 clean:  ## remove the environments and everything generated
 	rm -rf $(VENV) .venv-peer out

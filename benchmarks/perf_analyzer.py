@@ -25,6 +25,7 @@ from pathlib import Path
 from pictures import read_pictures
 
 from flawline.errors import FlawlineError
+from flawline.files import cache_folder
 from flawline.progress import say
 
 VARIABLE = "FLAWLINE_PERF_ANALYZER"
@@ -193,7 +194,7 @@ def find_program() -> Path:
             msg = f"{VARIABLE} is {named}, which is no program; set it to a perf_analyzer or unset it"
             raise FlawlineError(msg)
         return Path(named).resolve()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flawline"
+    cache = cache_folder()
     program = cache / f"perf_analyzer-{WHEEL.rpartition('=')[2]}"
     if not program.is_file():
         say(f"fetching perf_analyzer out of the wheel {WHEEL}")

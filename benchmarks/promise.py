@@ -49,7 +49,7 @@ def main(
                     "command": f"python benchmarks/promise.py --families {family} --normals {count} --seeds {seed}",
                 }
                 rows = [other for other in rows if other["data"] != data] + [row]
-                write_atomically(json_file, json.dumps(rows, indent=2) + "\n")
+                write_atomically(json_file, json.dumps(rows, indent=2) + "\n", over=True)
                 print(family, count, seed, promise, row["found"], flush=True)
 
 

@@ -371,6 +371,20 @@ def _all_alike(paths: dict[str, dict], figure: str) -> str:
     return " / ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
 
 
+def faults_table(rows: list[dict]) -> str:
+    """One line per fault: what became of the bad requests and of the good ones beside them."""
+    lines = [
+        "| fault | sent | answered | refused | lost | good ones lost | crashes | good answer after | growth |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        figures = ("sent", "answered", "refused", "lost", "neighbours_lost", "crashes")
+        cells = [row["fault"], *(f"{row[figure]:,}" for figure in figures)]
+        cells += [f"{row['recover_seconds']:.2f} s", f"{round(row['memory_growth_mb'])} MB"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 TABLES = {
     README: {"headline": headline_table},
     DOCUMENT: {
@@ -380,6 +394,7 @@ TABLES = {
         "accuracy_builtin": accuracy_table,
         "parity": parity_table,
         "speed": speed_table,
+        "faults": faults_table,
         "graph_cost": graph_cost_table,
         "windows": windows_table,
         "auto": auto_table,

@@ -19,6 +19,7 @@ from transformers import ResNetBackbone, ResNetConfig
 
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError, RecipeError
+from flawline.files import check_folder, check_output
 from flawline.teachers.generator import Dice, Episode, draw_episode
 from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.pretexts import PRETEXTS, Seen
@@ -32,6 +33,7 @@ LINES, NORMALS, TESTED = 8, 3, 2
 """Lines per step, and pictures of each."""
 MEAN, STD = (0.4, 0.4, 0.4), (0.25, 0.25, 0.25)
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.02, 100
+CHECKPOINT = "checkpoint.safetensors"
 FREEZE_AT = 0.5
 """Share of training after which batch normalisation keeps its statistics, as it will in use."""
 LOGGED_STEPS = 100
@@ -147,7 +149,7 @@ def pretrain(
         rates=rates,
         clip=(5.0,),
         budget=None if steps else budget,
-        checkpoint=out / "checkpoint.safetensors",
+        checkpoint=out / CHECKPOINT,
         progress=tell,
     )
     return training.steps
@@ -160,6 +162,19 @@ def save_backbone(backbone: ResNetBackbone, out: Path) -> None:
     half.half().save_pretrained(out)
     values = {"image_mean": MEAN, "image_std": STD}
     (out / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that cannot be written, or that holds a teacher which this script did not train.
+
+    Raises:
+        OutputError: see above.
+
+    """
+    check_folder(out, "--out")
+    if not (out / CHECKPOINT).exists():
+        for name in ("config.json", "model.safetensors", "preprocessor_config.json"):
+            check_output(out / name, "--out")
 
 
 def seconds(text: str) -> float:
@@ -211,6 +226,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s  %(message)s", datefmt="%H:%M:%S")
+    try:
+        check_out(arguments.out)
+    except FlawlineError as error:
+        parser.error(str(error))
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(arguments.seed)

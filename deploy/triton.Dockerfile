@@ -4,6 +4,8 @@ FROM nvcr.io/nvidia/tritonserver:${TRITON_TAG}-py3
 
 # Stages run in the system's Python, which Ubuntu marks as managed by its own packages.
 ENV PIP_BREAK_SYSTEM_PACKAGES=1 PYTHONDONTWRITEBYTECODE=1
+# For the native ONNX Runtime backend; Python stages turn usage reports off by themselves.
+ENV ORT_DISABLE_TELEMETRY=1
 RUN --mount=type=bind,target=/src,rw python3 -m pip install --no-cache-dir "/src[stages]"
 
 # The image's own user triton-server, by number so that Kubernetes can see that it is not root.

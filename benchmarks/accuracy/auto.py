@@ -113,7 +113,8 @@ def main(
                 if "image_auroc" not in row:
                     row |= measured(candidate, dataset, choice.recipe, seed, folder / "whole")
                 whole = [each for each in rows if "image_auroc" in each]
-                write_atomically(results, json.dumps([*others, *whole], indent=2, ensure_ascii=False) + "\n")
+                content = json.dumps([*others, *whole], indent=2, ensure_ascii=False) + "\n"
+                write_atomically(results, content, over=True)
                 print(
                     json.dumps(
                         {name: row[name] for name in (*KEY, "merit", "chosen", "image_auroc", "found")}

@@ -15,7 +15,7 @@ import typer
 from common import HELD_OUT, ROOT, real_sets
 
 from flawline.data import Sample, load_dataset
-from flawline.data.splits import write_split
+from flawline.data.splits import SPLIT_FILE, write_split
 
 SHARE = 0.6
 """Of the training items with good pictures: these teach."""
@@ -39,7 +39,9 @@ def write_held_out(spec: str, seed: int, folder: Path) -> None:
     root = Path(path).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / PICTURES
-    link.unlink(missing_ok=True)
+    if link.is_symlink():  # an earlier run made this folder
+        link.unlink()
+        (folder / SPLIT_FILE).unlink(missing_ok=True)
     link.symlink_to(root)
     dataset = load_dataset(f"{layout}:{root}", seed=0)
     again = split_again(dataset.train_normals, dataset.train_defects, seed)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from peer_job import Answer, AnswerFacts, Job, JobFacts, read_job, write
 from torch import Tensor, nn
 
+import flawline  # noqa: F401  first: it turns the usage reports of other libraries off
 from flawline.progress import track
 from flawline.teachers import Teacher, load_teacher
 

@@ -97,7 +97,7 @@ def main(
         known = json.loads(json_file.read_text()) if json_file.exists() else []
         same = ("fingerprint", "layers", "even_exposure", "adapt_steps")
         known = [other for other in known if any(other[key] != row[key] for key in same)] + [row]
-        write_atomically(json_file, json.dumps(known, indent=2) + "\n")
+        write_atomically(json_file, json.dumps(known, indent=2) + "\n", over=True)
         print(name, stages or teacher.layers, "even" if even else "as is", mean)
         print("  ", "  ".join(f"{row['image_auroc']:.2f}/{row['pixel_auroc']:.2f}" for row in lines.values()))
 

@@ -25,7 +25,7 @@ class AsyncInspectionClient:
         url: str = "127.0.0.1:8001",
         *,
         timeout: float = 10.0,
-        retries: int = 3,
+        retries: int | None = None,
         shared_memory: bool | Literal["auto"] = "auto",
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:

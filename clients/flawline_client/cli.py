@@ -1,7 +1,11 @@
 """The command `flawline inspect`; `python -m flawline_client` where only the client is installed."""
 
 import json
+import math
+import os
+import re
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -12,10 +16,11 @@ from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 from rich.text import Text
 
+from flawline_client.boundary import told_in_one_sentence
 from flawline_client.client import InspectionClient
 from flawline_client.folders import SUFFIXES, LeftOut, search, shown, tell
 from flawline_client.inspection import Inspection, InspectionError, Verdict
-from flawline_client.overlay import save_overlay
+from flawline_client.overlay import may_draw, save_overlay
 
 PICTURE_FAILED = 1
 MISUSED_OR_UNREACHABLE = 2
@@ -28,6 +33,23 @@ DECISIONS = {
 """Word and style of each answer in the table."""
 
 _errors = Console(stderr=True)
+_URL = re.compile(r"unix(-abstract)?:\S+|(?P<host>[^/\s]+):(?P<port>\d{1,5})")
+
+
+def _number(value: float) -> float:
+    """Refuse what is no number, which lies within every range."""
+    if not math.isfinite(value):
+        msg = f"{value} is no number of seconds"
+        raise typer.BadParameter(msg)
+    return value
+
+
+def _address(url: str) -> str:
+    match = _URL.fullmatch(url)
+    if match is None or (match["port"] and not 1 <= int(match["port"]) <= 65535):
+        msg = f"'{url}' is no HOST:PORT, such as 127.0.0.1:8001; leave out http://, and give a port of 1 to 65535"
+        raise typer.BadParameter(msg)
+    return url
 
 
 def inspect_command(
@@ -36,7 +58,9 @@ def inspect_command(
         typer.Argument(metavar="IMAGE", exists=True, help="Pictures, and folders to search for pictures."),
     ],
     line: Annotated[str, typer.Option(metavar="NAME", help="Line that judges the pictures.")],
-    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.")] = "127.0.0.1:8001",
+    url: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.", callback=_address)
+    ] = "127.0.0.1:8001",
     overlay: Annotated[
         Path | None,
         typer.Option(
@@ -44,13 +68,17 @@ def inspect_command(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per picture.")] = False,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that one picture may take.")] = 10.0,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds that one picture may take.", callback=_number)
+    ] = 10.0,
 ) -> None:
     """Ask a served line which pictures to reject, look at again or pass, and where a defect is.
 
     Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
     """
     pictures, left_out = find_pictures(images, overlay)
+    if not pictures and overlay is not None and find_pictures(images)[0]:
+        _leave(f"all pictures lie in {overlay}, where overlays would go; choose another --overlay folder")
     if not pictures:
         more = f" (left out: {tell(left_out)})" if left_out else ""
         _leave(
@@ -64,13 +92,15 @@ def inspect_command(
     targets = (
         overlay_targets([below for _, below in pictures], overlay) if overlay else [None] * len(pictures)
     )
+    if overlay is not None:
+        _check_overlays([path for path, _ in pictures], targets)
     table = _table()
     defects = again = failed = 0
     with (
         InspectionClient(url, timeout=timeout) as client,
         _progress(hidden=as_json and sys.stdout.isatty()) as progress,
     ):
-        _check_line(client, line, url)
+        _check_line(client, line, url, timeout)
         answers = client.inspect_many(line, (path for path, _ in pictures))
         tracked = progress.track(answers, total=len(pictures), description="Inspecting")
         for (path, _), target, answer in zip(pictures, targets, tracked, strict=True):
@@ -96,7 +126,8 @@ def inspect_command(
 
 def main() -> None:
     """Run `inspect_command` as a program of its own."""
-    typer.run(inspect_command)
+    with told_in_one_sentence("flawline_client", InspectionError):
+        typer.run(inspect_command)
 
 
 def find_pictures(
@@ -133,17 +164,38 @@ def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
     taken = set()
     for name in names:
         target, number = folder / name.with_suffix(".png"), 1
-        while target in taken:
+        while str(target).casefold() in taken:  # some disks take A.png and a.png for one file
             number += 1
             target = folder / name.with_name(f"{name.stem}-{number}.png")
-        taken.add(target)
+        taken.add(str(target).casefold())
         targets.append(target)
     return targets
 
 
-def _check_line(client: InspectionClient, line: str, url: str) -> None:
+def _check_overlays(pictures: Sequence[Path], targets: Sequence[Path | None]) -> None:
+    """Leave, before anything is asked, where an overlay would take the place of something else."""
+    asked = {(found.st_dev, found.st_ino) for found in (path.stat() for path in pictures if path.exists())}
+    wanted = [target for target in targets if target is not None]
+    for target in wanted:
+        if target.exists() and ((found := target.stat()).st_dev, found.st_ino) in asked:
+            _leave(f"{target} is one of the pictures to inspect; choose another --overlay folder")
+        if not may_draw(target):
+            _leave(f"{target} is there and is no overlay of Flawline; choose another --overlay folder")
+    for folder in sorted({target.parent for target in wanted}):
+        existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        try:
+            with tempfile.TemporaryFile(dir=existing):
+                pass
+        except OSError as error:
+            why = "is no folder" if not existing.is_dir() else f"cannot be written ({error.strerror})"
+            _leave(f"{existing} {why}; choose another --overlay folder")
+
+
+def _check_line(client: InspectionClient, line: str, url: str, timeout: float) -> None:
     if client.is_ready(line):
         return
+    if not client.is_ready():
+        _say(f"the server at {url} does not answer yet; it is asked again for {timeout:g} s")
     try:
         lines = client.lines()
     except InspectionError as error:
@@ -198,7 +250,7 @@ def _progress(*, hidden: bool) -> Progress:
 
 
 def _say(message: str) -> None:
-    _errors.print(message, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    _errors.print(shown(message), markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _leave(message: str) -> NoReturn:

@@ -24,8 +24,9 @@ class InspectionClient:
     Args:
         url: the server's gRPC address, `host:port`.
         timeout: seconds that one picture may take in all, repeats and pauses included.
-        retries: how often a picture is sent again, after growing random pauses, while the server is
-            unavailable. Nothing else is ever repeated.
+        retries: how often a picture is sent again at most, after growing random pauses, while the server is
+            unavailable or a stage of it has died; None sends it again until `timeout` is over. What the server
+            refuses for its content is never sent again.
         shared_memory: hand arrays over in system shared memory: `"auto"` when `url` is this machine, True
             whatever `url` says, False never. A server that cannot read them gets them over gRPC.
         credentials: gRPC channel credentials for TLS; None speaks plain text.
@@ -37,7 +38,7 @@ class InspectionClient:
         url: str = "127.0.0.1:8001",
         *,
         timeout: float = 10.0,
-        retries: int = 3,
+        retries: int | None = None,
         shared_memory: bool | Literal["auto"] = "auto",
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
@@ -59,7 +60,8 @@ class InspectionClient:
 
         Args:
             line: name of a published line.
-            image: path or content of a JPEG, PNG, BMP or TIFF file, or pixels UINT8 [H, W, 3] in RGB order.
+            image: path or content of a JPEG, PNG, BMP or TIFF file, or pixels [H, W, 3] in RGB order,
+                UINT8, or UINT16 for a line whose pictures fill more than eight bits.
             source: what the answer calls the picture; its path if left out.
 
         Raises:

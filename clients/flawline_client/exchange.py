@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
@@ -21,6 +20,7 @@ from flawline_client.inspection import Inspection
 from flawline_client.regions import Region, RegionPool
 from flawline_client.wire import (
     Picture,
+    Pixels,
     checked_pixels,
     image_input,
     line_names,
@@ -35,6 +35,8 @@ from flawline_client.wire import (
 FIRST_PAUSE = 0.25
 LONGEST_PAUSE = 2.0
 """Seconds between two tries, before jitter."""
+LAST_TRY_SECONDS = 0.25
+"""What is left of the time for the last try, so that it comes just before the deadline and not long before."""
 FAREWELL_SECONDS = 1.0
 """How long `close` waits for the server to forget a region."""
 
@@ -75,13 +77,16 @@ class Exchange:
     Args:
         url: the server's gRPC address, `host:port`.
         timeout: seconds that one question may take in all, repeats and pauses included.
-        retries: how often a question is repeated while the server is unavailable.
+        retries: how often a question is repeated at most while the server is unavailable, or a stage of it has
+            died; None repeats it until the time is over.
         shared_memory: hand pixel arrays over in system shared memory: `"auto"` when `url` is this machine,
             True whatever `url` says, False never. A server that cannot read them gets them over gRPC.
 
     """
 
-    def __init__(self, url: str, timeout: float, retries: int, shared_memory: bool | Literal["auto"]) -> None:
+    def __init__(
+        self, url: str, timeout: float, retries: int | None, shared_memory: bool | Literal["auto"]
+    ) -> None:
         self.url = url
         self.timeout = timeout
         self.retries = retries
@@ -148,7 +153,7 @@ class Exchange:
                 if status_name(error) in GONE:
                     return
 
-    def _ask_pixels(self, line: str, pixels: NDArray[np.uint8], deadline: float) -> Steps[InferResult]:
+    def _ask_pixels(self, line: str, pixels: Pixels, deadline: float) -> Steps[InferResult]:
         tensor = pixels_input(pixels)
         with self._regions.holding(pixels) as region:
             if region is not None and (yield from self._register(region, deadline)):
@@ -183,18 +188,26 @@ class Exchange:
         return (yield from self._ask("infer", {"model_name": model, "inputs": [tensor]}, deadline))
 
     def _ask(self, method: str, arguments: dict[str, Any], deadline: float) -> Steps[Any]:
-        """Call, and while the server is unavailable call again, within the retries and the deadline."""
-        attempt = 0
+        """Call, and while the server is unavailable call again, after growing pauses, until the deadline.
+
+        What was refused for its content is never sent again. At the deadline the reason is told why there was no
+        answer so far, not that the last try had too little time.
+        """
+        attempt, unavailable = 0, None
         while True:
             remaining = max(deadline - time.monotonic(), 0.001)
             try:
                 return (yield Call(method, {**arguments, "client_timeout": remaining}))
             except InferenceServerException as error:
-                pause = pause_after(attempt)
-                out_of_time = time.monotonic() + pause >= deadline
-                if status_name(error) != "UNAVAILABLE" or attempt >= self.retries or out_of_time:
+                code = status_name(error)
+                if code == "DEADLINE_EXCEEDED" and unavailable is not None:
+                    raise unavailable from error
+                spare = deadline - time.monotonic() - LAST_TRY_SECONDS
+                spent = self.retries is not None and attempt >= self.retries
+                if code != "UNAVAILABLE" or spent or spare <= 0:
                     raise
-            yield Pause(pause)
+                unavailable = error
+            yield Pause(min(pause_after(attempt), spare))
             attempt += 1
 
 

@@ -1,12 +1,15 @@
 """Draws an inspection on its picture: heat, outline of the mask, boxes, and a caption, with Pillow alone."""
 
+import errno
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from flawline_client.folders import shown
 from flawline_client.inspection import Inspection, Verdict
@@ -31,6 +34,12 @@ CAPTIONS = {
 """Word and colour of each answer."""
 INK, FAINT_INK, PAPER = (24, 28, 34), (96, 104, 114), (255, 255, 255)
 
+SOFTWARE = "Flawline overlay"
+"""Text chunk `Software` of every overlay, by which it is known and may be drawn again."""
+OVERLAY_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
+_HEAD = 4096
+"""Bytes within which the mark stands."""
+
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
 
@@ -39,7 +48,8 @@ def draw_overlay(inspection: Inspection, picture: Picture | Image.Image) -> Imag
 
     Args:
         inspection: the server's answer.
-        picture: the picture it was given for: path, file content, pixels UINT8 [H, W, 3], or an upright image.
+        picture: the picture it was given for: path, file content, pixels UINT8 or UINT16 [H, W, 3], or an
+            upright image.
 
     Returns:
         RGB image with the picture's aspect ratio, its longer side SMALLEST to LARGEST pixels, and below it
@@ -61,28 +71,70 @@ def draw_overlay(inspection: Inspection, picture: Picture | Image.Image) -> Imag
 
 
 def save_overlay(inspection: Inspection, picture: Picture | Image.Image, path: Path) -> None:
-    """Write `draw_overlay` to `path` as PNG, whole or not at all; its folder is made."""
+    """Write `draw_overlay` to `path` as PNG, whole or not at all; its folder is made.
+
+    Raises:
+        FileExistsError: something else than an overlay lies there: nothing but overlays is written over.
+        OSError: the file cannot be written.
+
+    """
+    if not may_draw(path):
+        raise FileExistsError(errno.EEXIST, "it is there and is no overlay of Flawline", str(path))
+    told = PngInfo()
+    told.add_text("Software", SOFTWARE)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draw_overlay(inspection, picture).save(temporary, format="PNG")
+        draw_overlay(inspection, picture).save(temporary, format="PNG", pnginfo=told)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def may_draw(path: Path) -> bool:
+    """Whether `path` is free or an overlay that this package drew; a link that leads nowhere is not free."""
+    if not os.path.lexists(path):
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return OVERLAY_MARK in file.read(_HEAD)
+
+
 def open_picture(picture: Picture | Image.Image) -> Image.Image:
-    """RGB as the server sees it: turned as EXIF says, 16-bit grey reduced to its upper eight bits."""
+    """RGB for people: turned as EXIF says, the largest page, 16 bits as `_in_eight_bits`."""
     if isinstance(picture, np.ndarray):
-        return Image.fromarray(picture)
+        return Image.fromarray(_in_eight_bits(picture) if picture.dtype == np.uint16 else picture)
     if isinstance(picture, Image.Image):
         return picture.convert("RGB")
     with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+        _turn_to_largest(image)
+        deep_colour = image.mode == "RGB" and any(";16" in str(tile) for tile in getattr(image, "tile", ()))
         upright = ImageOps.exif_transpose(image)
         if upright.mode in _WIDE_GREY:
-            wide = np.clip(np.asarray(upright).astype(np.int64), 0, 65535)
-            upright = Image.fromarray((wide >> 8).astype(np.uint8))
+            return Image.fromarray(_in_eight_bits(np.asarray(upright))).convert("RGB")
+        if deep_colour:  # of which Pillow keeps the upper eight bits
+            upper = np.asarray(upright.convert("RGB"))
+            white = 2 ** int(upper.max()).bit_length() - 1
+            return Image.fromarray(np.rint(upper * (255 / max(white, 1))).astype(np.uint8))
         return upright.convert("RGB")
+
+
+def _turn_to_largest(image: Image.Image) -> None:
+    """Turn a TIFF file of several pages to the one that the server takes: the largest, the first of these."""
+    pages = getattr(image, "n_frames", 1)
+    if image.format == "TIFF" and pages > 1:
+        areas = []
+        for page in range(pages):
+            image.seek(page)
+            areas.append(image.width * image.height)
+        image.seek(areas.index(max(areas)))
+
+
+def _in_eight_bits(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Bring whole numbers to UINT8 so that people see them: white is the most that the brightest's bits hold."""
+    white = max(255, 2 ** int(values.max()).bit_length() - 1)
+    return np.rint(np.maximum(values, 0) * (255 / white)).astype(np.uint8)
 
 
 def _heat(canvas: Image.Image, heat: NDArray[np.float32]) -> None:

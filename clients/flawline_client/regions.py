@@ -45,7 +45,7 @@ class RegionPool:
         self._lock = threading.Lock()
 
     @contextmanager
-    def holding(self, pixels: NDArray[np.uint8]) -> Iterator[Region | None]:
+    def holding(self, pixels: NDArray[np.uint8 | np.uint16]) -> Iterator[Region | None]:
         """Lend a region that holds a copy of `pixels`; None where shared memory is off or full."""
         region = self._borrow(pixels.nbytes)
         if region is None:

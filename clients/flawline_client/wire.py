@@ -22,10 +22,21 @@ from flawline_client.inspection import (
     Verdict,
 )
 
-Picture = bytes | str | Path | NDArray[np.uint8]
-"""A picture file's content, its path, or pixels [H, W, 3] in RGB order."""
+Pixels = NDArray[np.uint8 | np.uint16]
+"""[H, W, 3] in RGB order, UINT8, or UINT16 for a line whose pictures fill more than eight bits."""
+Picture = bytes | str | Path | Pixels
+"""A picture file's content, its path, or pixels."""
 
 _NOT_LOADED = "has no available versions"
+_DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
+"""What Triton says, as INTERNAL, of a stage whose process has ended; whoever runs the server restarts it."""
+
+
+_OF_ANOTHER = re.compile(r"(incomplete|unexpected number of|insufficient) string", re.IGNORECASE)
+"""What Triton says of a tensor BYTES that was put together wrongly, to all requests of its batch.
+
+This client puts none together wrongly: the fault is another's, and its own picture was never looked at.
+"""
 
 
 def name_of(image: Picture, index: int | None = None) -> str:
@@ -51,17 +62,17 @@ def image_input(content: bytes) -> InferInput:
     return InferInput("IMAGE", [1, 1], "BYTES").set_data_from_numpy(np.array([[content]], dtype=np.object_))
 
 
-def pixels_input(pixels: NDArray[np.uint8]) -> InferInput:
-    """UINT8 [1, H, W, 3] tensor `PIXELS`, without its data yet."""
-    return InferInput("PIXELS", [1, *pixels.shape], "UINT8")
+def pixels_input(pixels: Pixels) -> InferInput:
+    """UINT8 or UINT16 [1, H, W, 3] tensor `PIXELS`, without its data yet."""
+    return InferInput("PIXELS", [1, *pixels.shape], pixels.dtype.name.upper())
 
 
-def checked_pixels(image: NDArray[Any], source: str) -> NDArray[np.uint8]:
-    """Return the array itself if it is UINT8 [H, W, 3] and not empty, else raise PictureRejected."""
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+def checked_pixels(image: NDArray[Any], source: str) -> Pixels:
+    """Return the array itself if it is UINT8 or UINT16 [H, W, 3] and not empty, else raise PictureRejected."""
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         msg = (
             f"{source}: the array is {image.dtype} {list(image.shape)}; "
-            "send uint8 [height, width, 3] in RGB order"
+            "send uint8 [height, width, 3] in RGB order, or uint16 to a line of more than eight bits"
         )
         raise PictureRejected(msg, "INVALID_ARGUMENT", source)
     return image
@@ -114,11 +125,17 @@ def status_name(error: InferenceServerException) -> str:
     """`UNAVAILABLE` of `StatusCode.UNAVAILABLE`; errors that tritonclient itself raises carry none.
 
     A model that the server knows but has not loaded, as while it stops, is UNAVAILABLE too: Triton says
-    NOT_FOUND to that as to a model it has never heard of.
+    NOT_FOUND to that as to a model it has never heard of. So is one that lost the process of a stage, and one
+    that refused a batch for what another client sent.
     """
-    if _NOT_LOADED in (error.message() or ""):
+    code, message = str(error.status() or "UNKNOWN").removeprefix("StatusCode."), error.message() or ""
+    if (
+        _NOT_LOADED in message
+        or (code == "INTERNAL" and _DIED.search(message))
+        or (code == "INVALID_ARGUMENT" and _OF_ANOTHER.search(message))
+    ):
         return "UNAVAILABLE"
-    return str(error.status() or "UNKNOWN").removeprefix("StatusCode.")
+    return code
 
 
 def to_inspection_error(
@@ -149,6 +166,12 @@ def to_inspection_error(
         msg = (
             f"{about}line '{line}' at {url} is not loaded; wait until it is, or look into the server's log "
             "for what keeps it from loading"
+        )
+        return ServerUnavailable(msg, code, source)
+    if _DIED.search(reason):
+        msg = (
+            f"{about}line '{line}' at {url} has lost a stage ({reason}); restart the server if asking again does "
+            "not help"
         )
         return ServerUnavailable(msg, code, source)
     if code == "UNAVAILABLE":

@@ -14,9 +14,13 @@ from rich.table import Table
 
 from flawline.durations import read_duration
 from flawline.errors import FlawlineError
+from flawline.files import check_distinct, check_folder
+from flawline.memory import keep_freed_memory
 from flawline.progress import say
 from flawline.targets import TARGETS
+from flawline_client.boundary import told_in_one_sentence
 from flawline_client.cli import inspect_command
+from flawline_client.inspection import InspectionError
 
 app = typer.Typer(
     help="Visual inspection on NVIDIA Triton: train, calibrate, prove and serve a surface-defect detector.",
@@ -126,6 +130,8 @@ ScoresFile = Annotated[
     typer.Option("--scores", help="Write score, p-value and verdict of every picture to this CSV file."),
 ]
 DEFAULT_REPOSITORY = Path("model_repository")
+MOST_SEED = 2**32 - 1
+"""Largest seed that every library takes."""
 
 
 @app.command()
@@ -145,7 +151,7 @@ def build(
     teacher: Teacher = None,
     ignore: Ignore = None,
     leave_out: LeaveOut = None,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0, max=MOST_SEED)] = 0,
     device: Device = "auto",
     budget: Budget = None,
     checkpoint: Checkpoint = None,
@@ -164,7 +170,7 @@ def build(
     from flawline.jobs.evaluate import groups_of, statements
     from flawline.jobs.release import write_build_report
     from flawline.recipe import read_recipe
-    from flawline.report.scores import check_scores_file, write_scores
+    from flawline.report.scores import write_scores
 
     settings = read_recipe(
         recipe,
@@ -176,8 +182,7 @@ def build(
         teacher=teacher,
         ignore=ignore,
     )
-    if scores is not None:
-        check_scores_file(scores, report)
+    _check_results(report=report, scores=scores, checkpoint=checkpoint)
     dataset = without(load_dataset(data, seed=seed), leave_out)
     built = build_line(
         detector,
@@ -205,6 +210,25 @@ def build(
     if report is not None:
         write_build_report(report, built)
         say(f"Report: {report}")
+
+
+def _check_results(
+    *, report: Path | None, scores: Path | None, checkpoint: Path | None, rows: Path | None = None
+) -> None:
+    """See, before anything is trained or published, that what a command is to write can be written."""
+    from flawline.report.evaluation import check_rows_file
+    from flawline.report.page import check_report_file
+    from flawline.report.scores import check_scores_file
+
+    check_distinct({"--report": report, "--json": rows, "--scores": scores})
+    if report is not None:
+        check_report_file(report)
+    if rows is not None:
+        check_rows_file(rows)
+    if scores is not None:
+        check_scores_file(scores)
+    if checkpoint is not None:
+        check_folder(checkpoint, "--checkpoint")
 
 
 def _show_search(search: Any) -> None:  # noqa: ANN401 - SearchFacts, imported only where needed
@@ -252,6 +276,7 @@ def _show_released(manifest: Any, repository: Path) -> None:  # noqa: ANN401 - M
         f"Published line '{manifest.line}' version {manifest.version} in {repository}; "
         "serve it with 'flawline serve'."
     )
+    say("A server that already runs does not have it yet: it loads what is live when it is started again.")
 
 
 def _show_odd(normals: Any, limit: str | None) -> None:  # noqa: ANN401 - OddNormals, see above
@@ -276,13 +301,24 @@ def compile_graph(
         ),
     ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
+    kept: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Folder of a line that was trained and could not be published, as the build told.  "
+            "[default: the live version]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Compile a published line for another target, on this machine, as a new version; nothing is trained."""
     from flawline.data import load_dataset
     from flawline.jobs.derive import compile_line
 
     pictures = None if data is None else load_dataset(data)
-    _show_released(compile_line(repository, line, target, dataset=pictures).manifest, repository)
+    _show_released(compile_line(repository, line, target, dataset=pictures, kept=kept).manifest, repository)
+    if kept is not None:
+        say(f"The copy in {kept} is no longer needed.")
 
 
 @app.command()
@@ -353,7 +389,6 @@ def evaluate(
     from flawline.data import load_holdout
     from flawline.jobs.evaluate import measure, report, statements, summary
     from flawline.recipe import read_recipe
-    from flawline.report.scores import check_scores_file
 
     settings = read_recipe(
         recipe,
@@ -369,11 +404,13 @@ def evaluate(
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         numbers = []
-    if not numbers or min(numbers) < 0:
-        msg = f"--seeds '{seeds}': give whole numbers separated by commas, none below 0, for example 0,1,2"
+    if not numbers or min(numbers) < 0 or max(numbers) > MOST_SEED:
+        msg = (
+            f"--seeds '{seeds}': give whole numbers separated by commas, none below 0 or above {MOST_SEED}, for "
+            "example 0,1,2"
+        )
         raise typer.BadParameter(msg)
-    if scores is not None:
-        check_scores_file(scores, report_file)
+    _check_results(report=report_file, scores=scores, checkpoint=checkpoint, rows=json_file)
     runs = measure(
         detector,
         data,
@@ -455,8 +492,8 @@ def synthesize(
             show_default=False,
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 32,
-    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0)] = 0,
+    count: Annotated[int, typer.Option(help="How many pictures.", min=1, max=100_000)] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.", min=0, max=MOST_SEED)] = 0,
     recipe: Annotated[
         Path | None,
         typer.Option(help="YAML file with a synthesis and its settings."),
@@ -487,6 +524,7 @@ def synthesize(
             "give --method for whole pictures by that method, or --detector for what it learns from, not both"
         )
         raise typer.BadParameter(msg)
+    check_folder(out, "--out")
     settings = read_recipe(recipe, synthesis=method, ignore=ignore)
     shown = detector or (settings.detector if method is None else None)
     dataset, time = load_dataset(data, seed=seed), read_duration(budget)
@@ -572,7 +610,8 @@ def _line_facts(status: Any) -> dict[str, Any]:  # noqa: ANN401 - LineStatus, im
 def rollback(
     line: Line,
     to: Annotated[
-        int | None, typer.Option(help="Version to go back to.  [default: the one before]", show_default=False)
+        int | None,
+        typer.Option(help="Version to go back to.  [default: the one before]", show_default=False, min=1),
     ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
 ) -> None:
@@ -586,9 +625,7 @@ def rollback(
 
 
 def main() -> None:
-    """Run the command line; errors a user can mend are printed alone, with status 2. Ctrl-C ends it with 130."""
-    try:
+    """Run the command line; errors are one sentence, with status 2. Ctrl-C ends it with 130."""
+    keep_freed_memory()
+    with told_in_one_sentence("flawline", FlawlineError, InspectionError):
         app()
-    except FlawlineError as error:
-        say(f"flawline: {error}")
-        sys.exit(2)

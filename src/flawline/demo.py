@@ -8,17 +8,21 @@ import numpy as np
 import tritonclient.grpc as grpcclient
 import typer
 
+from flawline import __version__
 from flawline.data import Sample, load_dataset
 from flawline.errors import FlawlineError
-from flawline.files import write_atomically
+from flawline.files import JSON_MARK, check_folder, check_output, write_atomically
 from flawline.jobs.build import build
 from flawline.jobs.release import write_build_report
+from flawline.memory import keep_freed_memory
 from flawline.progress import say, track
 from flawline.recipe import Recipe
 from flawline.report.gallery import PictureRow
+from flawline.report.page import check_report_file
 from flawline.serving.tritonserver import TritonServer
-from flawline_client import Inspection, InspectionClient
-from flawline_client.overlay import save_overlay
+from flawline_client import Inspection, InspectionClient, InspectionError
+from flawline_client.boundary import told_in_one_sentence
+from flawline_client.overlay import OVERLAY_MARK, save_overlay
 
 LINE = "demo"
 DETECTOR = "exdd"
@@ -33,6 +37,7 @@ def demo(out: Path, data: str = "surfaces") -> dict[str, object]:
     Writes report.html, summary.json, overlays/ and model_repository/ into `out`; returns the summary.
     """
     dataset = load_dataset(data)
+    _check_place(out, dataset.test)
     say(f"{len(dataset.train_normals)} normal pictures to learn from, {len(dataset.test)} to test on")
     built = build(DETECTOR, dataset, LINE, repository=out / "model_repository", recipe=RECIPE)
     with TritonServer(out / "model_repository", grpc_port=0, http_port=0, metrics_port=0) as server:
@@ -46,6 +51,7 @@ def demo(out: Path, data: str = "surfaces") -> dict[str, object]:
     eager = [int(row.decision) for row in built.evaluation.rows]
     manifest = built.manifest
     summary: dict[str, object] = {
+        "generator": f"Flawline {__version__}",
         "server_version": metadata.version,
         "images": len(answers),
         "recall_at_budget": result.recall_at_budget,
@@ -64,7 +70,7 @@ def demo(out: Path, data: str = "surfaces") -> dict[str, object]:
         "latency_ms": {f"p{q}": round(float(np.percentile(latencies, q)), 1) for q in (50, 99)},
         "line_version": manifest.version,
     }
-    write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_atomically(out / "summary.json", json.dumps(summary, indent=2) + "\n", over=JSON_MARK)
     return summary
 
 
@@ -79,21 +85,37 @@ def _save_overlays(
     folder.mkdir(parents=True, exist_ok=True)
     for i in (*found[: OVERLAYS // 2], *wrong[: OVERLAYS // 2]):
         sample = samples[i]
-        save_overlay(answers[i], sample.image, folder / f"{sample.defect_class}_{sample.image.stem}.png")
+        save_overlay(answers[i], sample.image, folder / _overlay_name(sample))
+
+
+def _overlay_name(sample: Sample) -> str:
+    return f"{sample.defect_class}_{sample.image.stem}.png"
+
+
+def _check_place(out: Path, samples: tuple[Sample, ...]) -> None:
+    """Raise OutputError, before minutes of work, where something of others would be written over."""
+    check_report_file(out / "report.html", "--out")
+    check_output(out / "summary.json", "--out", JSON_MARK)
+    for sample in samples:
+        check_output(out / "overlays" / _overlay_name(sample), "--out", OVERLAY_MARK)
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("out/demo"),
 ) -> None:
     """Generate a line, train it, serve it on a real Triton server, inspect its test pictures."""
-    try:
-        summary = demo(out)
-    except FlawlineError as error:
-        say(f"demo: {error}")
-        raise typer.Exit(2) from error
+    keep_freed_memory()
+    check_folder(out, "--out")
+    summary = demo(out)
     typer.echo(json.dumps({key: value for key, value in summary.items() if key != "parity"}, indent=2))
     say(f"Look at {out / 'report.html'} and {out / 'overlays'}")
 
 
+def run() -> None:
+    """Run the demo as a program; errors are one sentence, with status 2."""
+    with told_in_one_sentence("demo", FlawlineError, InspectionError):
+        typer.run(main)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    run()

@@ -1,5 +1,7 @@
 """A recipe: every setting of a build, typed, with defaults that work; read from YAML."""
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self
 
@@ -57,7 +59,7 @@ class WindowsConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: float = Field(1.0, gt=0, le=MOST_SCALE)
-    overlap: int | None = Field(None, ge=16)
+    overlap: int | None = Field(None, ge=16, le=512)
 
     def overlap_of(self, size: int) -> int:
         """Fewest pixels that windows of side `size` have in common."""
@@ -110,13 +112,13 @@ class Recipe(BaseModel):
     windows: WindowsConfig | None = None
     even_scale: bool = True
     ignore: Path | tuple[Polygon, ...] | None = None
-    min_area: int = Field(16, ge=1)
+    min_area: int = Field(16, ge=1, le=1 << 20)
     false_alarm: float = Field(0.01, gt=0, lt=1)
     look_again: float | None = Field(None, gt=0, lt=1)
-    folds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, le=100)
     synthesis: Synthesis = MixedConfig()
     fusion: Fusion = Fusion.PRODUCT
-    parity_pictures: int = Field(1000, ge=2)
+    parity_pictures: int = Field(1000, ge=2, le=1_000_000)
     parts: dict[str, PartConfig] = {}
 
     def part(self, name: str) -> PartConfig:
@@ -147,14 +149,18 @@ class Recipe(BaseModel):
             if key not in PARTS.names():
                 known = ", ".join(PARTS.names())
                 msg = f"'{key}' is neither a setting nor an installed detector (there are: {known})"
+                words = [*cls.model_fields, *PARTS.names(), *SHORT, "fusion_weight", "map_weight"]
+                if near := get_close_matches(str(key), words, n=1):
+                    msg += f"; did you mean '{near[0]}'?"
                 raise ValueError(msg)
             parts[key] = rest.pop(key)
         read = {}
         for key, section in parts.items():
             try:
-                read[key] = PARTS.get(key).Config.model_validate({} if section is None else section)
+                config = PARTS.get(key).Config
+                read[key] = config.model_validate({} if section is None else section)
             except ValidationError as error:
-                raise ValueError(first_fault(error, key)) from error
+                raise ValueError(first_fault(error, key, model=config)) from error
         return {**rest, "parts": read}
 
     @model_serializer(mode="wrap")
@@ -280,31 +286,83 @@ def _share(content: dict[str, Any], key: str) -> float:
     return share
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which no key of a mapping is given twice: the first one would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See yaml.SafeLoader."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    place = f"line {key.start_mark.line + 1}"
+                    msg = f"'{key.value}' is given twice, the second time in {place}; keep one of both"
+                    raise RecipeError(msg)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+OPTIONS = {"synthesis": "--method"}
+"""Options that give a setting under another name; the others have its own."""
+
+
 def read_recipe(path: Path | None, **changes: object) -> Recipe:
     """Read a YAML recipe, or the default one, and apply `changes` that are not None.
 
     A number for `windows` changes their scale, and leaves the recipe's overlap as it is.
 
+    Args:
+        path: the file; None is the default recipe.
+        changes: settings by name, given as options of the command line; a fault in one is not laid on the file.
+
     Raises:
-        RecipeError: the file is missing or not YAML, or a field is unknown or out of range (which it names).
+        RecipeError: the file is missing or not YAML, or a field is unknown, given twice or out of range (which it
+            names).
 
     """
+    content = {} if path is None else _content(path)
     try:
-        content = {} if path is None else yaml.safe_load(path.read_text()) or {}
-        if not isinstance(content, dict):
-            msg = f"{path}: a recipe is a YAML mapping of settings"
-            raise RecipeError(msg)
-        if path is not None:
-            content.setdefault("name", path.stem)
-        given = {key: value for key, value in changes.items() if value is not None}
-        if isinstance(given.get("windows"), float) and isinstance(content.get("windows"), dict):
-            given["windows"] = {**content["windows"], "scale": given["windows"]}
-        content.update(given)
-        return Recipe.model_validate(content)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        read = Recipe.model_validate(content)
+    except ValidationError as error:
+        msg = f"{path}: {first_fault(error, model=Recipe)}; mend this setting"
+        raise RecipeError(msg) from error
+    given = {key: value for key, value in changes.items() if value is not None}
+    if not given:
+        return read
+    if isinstance(given.get("windows"), float) and isinstance(content.get("windows"), dict):
+        given["windows"] = {**content["windows"], "scale": given["windows"]}
+    try:
+        return Recipe.model_validate({**content, **given})
+    except ValidationError as error:
+        told = {key: value for key, value in changes.items() if key in given}
+        raise RecipeError(_blamed(error, path, told)) from error
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a recipe's file says, with its name."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _UniqueKeys) or {}  # noqa: S506 - a SafeLoader
+    except RecipeError as error:
+        msg = f"{path}: {error}"
+        raise RecipeError(msg) from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())  # YAML's own errors take several lines
         msg = f"{path}: the recipe cannot be read ({reason}); give a YAML file"
         raise RecipeError(msg) from error
-    except ValidationError as error:
-        msg = f"{path or 'recipe'}: {first_fault(error)}; mend this setting"
-        raise RecipeError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{path}: a recipe is a YAML mapping of settings"
+        raise RecipeError(msg)
+    content.setdefault("name", path.stem)
+    return content
+
+
+def _blamed(error: ValidationError, path: Path | None, given: dict[str, object]) -> str:
+    """Say which options are at fault where the recipe alone is sound."""
+    fault = first_fault(error, model=Recipe)
+    place, _, reason = fault.partition(": ")
+    named = [key for key in given if re.search(rf"\b{key}\b", fault)] or list(given)
+    if len(named) == 1 and named[0] in place.split("."):
+        fault = reason
+    options = ", ".join(f"{OPTIONS.get(key, '--' + key.replace('_', '-'))} {given[key]}" for key in named)
+    beside = "" if path is None else f" beside {path}"
+    return f"{options}{beside}: {fault}; give another value"

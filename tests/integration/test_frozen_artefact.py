@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from asking import image, server_of
+from outgoing import outgoing
 from tritonclient.grpc import InferenceServerClient
 
 from flawline.artefact.manifest import FILE, FORMAT, read
@@ -15,6 +16,7 @@ from flawline.artefact.served import ServedLine
 from flawline.detectors.fitted import FittedLine
 from flawline.errors import ArtefactError
 from flawline.jobs.derive import calibrate_line
+from flawline.privacy import SILENT
 from flawline.repository import names, publish
 from flawline.repository.model_config import ModelConfig
 from flawline.repository.publish import list_lines
@@ -57,21 +59,22 @@ def test_it_is_loaded_and_answers_as_when_it_was_built(home: Path) -> None:
 @pytest.mark.server
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("home", FORMATS, ids=lambda home: home.name)
-def test_it_is_served_and_gets_another_budget(home: Path, tmp_path: Path) -> None:
+def test_it_is_served_and_gets_another_budget(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository = tmp_path / "repository"
     folder = repository / names.discrepancy("frozen") / "1"
     shutil.copytree(home / "artefact", folder)
     publish.place_shared_stages(repository)
     publish.write_models(repository, read(folder), folder)
     assert [status.problem for status in list_lines(repository)] == [None]
-    with server_of(repository) as server, InferenceServerClient(server.grpc_url) as client:
-        for name, content in pictures_of(home).items():
-            for model in ("frozen", "frozen_fused"):
-                result = client.infer(model, [image(content)])
-                expected = answers_of(home)[name]
-                assert result.as_numpy("SCORE").item() == pytest.approx(expected["score"], rel=1e-4)
-                assert result.as_numpy("IS_DEFECT").item() is expected["is_defect"]
-                assert result.as_numpy("VERDICT").item() == (2 if expected["is_defect"] else 0)
+    with outgoing(tmp_path) as counted, monkeypatch.context() as patch:
+        for name in SILENT:  # as where a server was started otherwise than by Flawline
+            patch.delenv(name, raising=False)
+        for name, value in counted.environment.items():
+            patch.setenv(name, value)
+        _ask_frozen(home, repository)
+        assert (counted.requests, counted.kept()) == ([], []), "a stage reports what it does"
     released = calibrate_line(repository, "frozen", look_again=0.75)
     facts = released.manifest.calibration
     assert (released.manifest.version, facts.false_alarm) == (2, read(folder).calibration.false_alarm)
@@ -83,6 +86,17 @@ def test_it_is_served_and_gets_another_budget(home: Path, tmp_path: Path) -> Non
         result = client.infer("frozen", [image(pictures_of(home)["001.png"])])
         assert result.as_numpy("P_VALUE").item() == pytest.approx(0.7)
         assert (result.as_numpy("VERDICT").item(), result.as_numpy("IS_DEFECT").item()) == (1, False)
+
+
+def _ask_frozen(home: Path, repository: Path) -> None:
+    with server_of(repository) as server, InferenceServerClient(server.grpc_url) as client:
+        for name, content in pictures_of(home).items():
+            for model in ("frozen", "frozen_fused"):
+                result = client.infer(model, [image(content)])
+                expected = answers_of(home)[name]
+                assert result.as_numpy("SCORE").item() == pytest.approx(expected["score"], rel=1e-4)
+                assert result.as_numpy("IS_DEFECT").item() is expected["is_defect"]
+                assert result.as_numpy("VERDICT").item() == (2 if expected["is_defect"] else 0)
 
 
 @pytest.mark.server

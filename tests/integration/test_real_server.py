@@ -115,6 +115,17 @@ def test_serves_with_this_environment_and_leaves_nothing(repository: Path) -> No
     assert not regions().intersection(ours)
 
 
+def test_a_path_may_have_spaces_and_signs(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton by itself splits them in two, and waits for its stages for ever."""
+    moved = repository.rename(tmp_path / "line 1; it's $HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a cache"))
+    with server_of(moved) as server:
+        assert server.unready_models() == {}
+        assert ask(server, "bottle").split()[0] == sys.prefix
+
+
 def test_damaged_models_are_named_and_do_not_stop_the_others(repository: Path) -> None:
     add_model(repository, "damaged")
     add_ensemble(repository, "needs_damaged", "damaged")

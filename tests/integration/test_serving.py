@@ -262,12 +262,12 @@ def test_a_bad_request_to_an_inner_stage_fails_alone(
     found = tensor("MAP_1", np.ones((1, *grid), dtype=np.float32), "FP32")
     other = tensor("SCORE_1", np.ones((1, 1), dtype=np.float32), "FP32")
     bad = [
-        ("ratio_scoring", [embedding, key, nowhere], "no place in a square"),
+        ("ratio_scoring", [embedding, key, nowhere], "GEOMETRY says 0x0 pixels, which no picture has"),
         ("ratio_scoring", [embedding, unknown, geometry], "different builds"),
         ("ratio_scoring", [narrow, key, geometry], "EMBEDDING has 5 dimensions"),
         ("memory_bank_negative", [narrow, key], "EMBEDDING has 5 dimensions"),
         ("memory_bank_negative", [embedding, unknown], "different builds"),
-        ("postprocess", [found, key, nowhere], "no place in a square"),
+        ("postprocess", [found, key, nowhere], "GEOMETRY says 0x0 pixels, which no picture has"),
         ("postprocess", [found, unknown, geometry], "different builds"),
         ("postprocess", [other, key, geometry], "gives map, but there came score"),
     ] * 4

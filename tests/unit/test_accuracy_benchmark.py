@@ -18,6 +18,7 @@ import run
 import teachers
 from peer_job import Answer, AnswerFacts, Job, read_answer, read_job, write
 from random_teacher import write_random_teacher
+from small_lines import write_teacher
 from tables import accuracy_table, auto_table, fusion_table
 
 from flawline.data import Dataset, load_dataset
@@ -286,8 +287,8 @@ def test_every_candidate_of_a_search_is_measured_once(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(auto, "CHECKPOINTS", tmp_path / "searches")
-    recipe = tmp_path / "banks.yaml"
-    recipe.write_text("{detector: exdd, size: 128, folds: 3, synthetic_count: 4, teacher: builtin}")
+    recipe, teacher = tmp_path / "banks.yaml", write_teacher(tmp_path)
+    recipe.write_text(f"{{detector: exdd, size: 128, folds: 3, synthetic_count: 4, teacher: {teacher}}}")
     options = {
         "data": "surfaces:woven,size=128,normals=18,test_normals=6,test_defects=6,train_defects=0,contrast=2.0",
         "recipe": recipe,

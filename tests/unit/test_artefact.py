@@ -1,9 +1,11 @@
 """What a release writes for each kind of line; it is read back and served as the line in eager torch answered."""
 
+import errno
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,9 +22,11 @@ from flawline.data import Dataset
 from flawline.data.squares import Squares
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.fitted import TEACHER, FittedLine, levelled
-from flawline.errors import ArtefactError, RecipeError
+from flawline.errors import ArtefactError, OutputError, RecipeError, ServerError
+from flawline.jobs import build as build_module
+from flawline.jobs import derive
 from flawline.jobs.fit import find_all, fit
-from flawline.jobs.release import references, write_artefact
+from flawline.jobs.release import kept_until_published, references, tell_kept, write_artefact
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration
 from flawline.scoring.finding import Finding
@@ -393,3 +397,121 @@ def test_levels_are_medians_over_the_normals(teacher: str) -> None:
     for part in levelled(settings, nothing).parts:
         assert part.level > 0
         assert part.peak > 0
+
+
+def test_what_was_trained_is_kept_until_it_is_published(
+    tmp_path: Path, teacher: str, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted = fitted_line(teacher, "sacd+exdd")
+    repository = tmp_path / "repository"
+    kept = tmp_path / "repository.unpublished"
+
+    def publish_it(error: type[BaseException] | None) -> None:
+        with kept_until_published(
+            fitted, dataset.test, "bottle", repository=repository, target="onnxruntime", fused=False
+        ):
+            if error is not None:
+                raise error
+
+    for error, name in ((ServerError, "bottle"), (KeyboardInterrupt, "bottle-2")):
+        with pytest.raises(error):
+            publish_it(error)
+        said = capsys.readouterr().err
+        assert (
+            f"What was trained is kept in {kept / name}; publish it without training by: flawline compile"
+            in said
+        )
+        assert f" --line bottle --target onnxruntime --from {kept / name} --repository {repository}" in said
+    tell_kept(repository, "bottle", "openvino")
+    tell_kept(repository, "bot", "openvino")
+    said = capsys.readouterr().err
+    assert said.count("An earlier build left what it trained in") == 2
+    assert f"--target openvino --from {kept / 'bottle'} --repository" in said
+    publish_it(None)
+    assert sorted(path.name for path in kept.iterdir()) == ["bottle", "bottle-2"], (
+        "what was published is not kept"
+    )
+    assert not capsys.readouterr().err
+    loaded, manifest = FittedLine.load(kept / "bottle")
+    assert_same(loaded.inspect(pictures(dataset)), fitted.inspect(pictures(dataset)))
+    assert (manifest.line, manifest.target, manifest.fused) == ("bottle", "onnxruntime", False)
+    assert len(references(kept / "bottle")) == len(dataset.test)
+
+
+def test_it_is_kept_elsewhere_where_the_disk_is_full(
+    tmp_path: Path,
+    teacher: str,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fitted, save = fitted_line(teacher, "exdd"), FittedLine.save
+    (tmp_path / "full").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def on_a_full_disk(line: FittedLine, folder: Path) -> dict[str, str]:
+        if tmp_path / "full" in folder.parents:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(line, folder)
+
+    monkeypatch.setattr(FittedLine, "save", on_a_full_disk)
+    with (
+        pytest.raises(ServerError),
+        kept_until_published(
+            fitted, dataset.test, "bottle", repository=tmp_path / "full" / "r", target="openvino", fused=True
+        ),
+    ):
+        raise ServerError
+    assert f"kept in {tmp_path / 'here' / 'r.unpublished' / 'bottle'};" in capsys.readouterr().err
+    assert list((tmp_path / "full").iterdir()) == [], "no half copy"
+
+
+def test_a_build_that_cannot_publish_leaves_what_the_named_command_publishes(
+    tmp_path: Path, teacher: str, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted, released = fitted_line(teacher, "exdd"), []
+
+    def refuse(*_: object, **__: object) -> None:
+        msg = "tritonserver ended with status 3"
+        raise ServerError(msg)
+
+    monkeypatch.setattr(build_module, "fit_named", lambda *_, **__: fitted)
+    monkeypatch.setattr(build_module, "release", refuse)
+    recipe = small_recipe(teacher)
+    with pytest.raises(ServerError, match="ended with status 3"):
+        build_module.build("exdd", dataset, "bottle", repository=tmp_path / "r", recipe=recipe, fused=False)
+    monkeypatch.setattr(
+        derive, "release", lambda *arguments, **settings: released.append((arguments, settings))
+    )
+    place = tmp_path / "r.unpublished" / "bottle"
+    derive.compile_line(tmp_path / "r", "bottle", "onnxruntime", kept=place)
+    (((line, samples, name, _), settings),) = released
+    assert_same(line.inspect(pictures(dataset)), fitted.inspect(pictures(dataset)))
+    assert (name, len(samples), settings["target"], settings["fused"]) == ("bottle", 4, "onnxruntime", False)
+    assert settings["origin"] is None, "it is the build's own version"
+
+
+def test_all_that_publishing_needs_is_checked_before_training(
+    tmp_path: Path, teacher: str, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_module, "fit_named", lambda *_, **__: pytest.fail("it trained"))
+    (tmp_path / "file").touch()
+    server = tmp_path / "server"
+    server.write_text("#!/bin/sh\nexit 127\n")
+    server.chmod(0o755)
+
+    def build(repository: Path, line: str = "bottle") -> None:
+        build_module.build("exdd", dataset, line, repository=repository, recipe=small_recipe(teacher))
+
+    with pytest.raises(OutputError, match="file is no folder"):
+        build(tmp_path / "file")
+    with pytest.raises(RecipeError, match="cannot name a line"):
+        build(tmp_path / "r", "a b")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=59_000_000))
+        with pytest.raises(OutputError, match="has 59 MB left, and publishing"):
+            build(tmp_path / "r")
+    monkeypatch.setenv("FLAWLINE_TRITONSERVER", str(server))
+    with pytest.raises(ServerError, match="server cannot be run"):
+        build(tmp_path / "r")

@@ -116,8 +116,9 @@ def test_the_hand_written_stages_agree_with_the_code() -> None:
     sizes = {
         name: dims for name, (_, dims) in table(shared("preprocess").outputs).items() if name != "GEOMETRY"
     }
-    assert sizes.pop("PICTURE") == (-1, -1, 3)
-    assert sizes == {f"PICTURE_{size}": (size, size, 3) for size in SIZES}
+    for deep in ("", "DEEP_"):
+        assert sizes.pop(f"{deep}PICTURE") == (-1, -1, 3)
+    assert sizes == {f"{deep}PICTURE_{size}": (size, size, 3) for size in SIZES for deep in ("", "DEEP_")}
     for tensor in shared("preprocess").inputs:
         assert tensor.optional
         assert tensor.ragged

@@ -155,9 +155,18 @@ FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0
         ((*BUILD, "--data", "magic:."), "'magic:.' names no data set"),
         ((*BUILD, "--data", "folder:nowhere"), "is not a folder"),
         ((*BUILD, "--data", "surfaces:marble"), "there is no family 'marble'"),
-        ((*BUILD, "--data", "folder:.", "--size", 100), "recipe: size: must be one of 128"),
-        ((*BUILD, "--data", "folder:.", "--false-alarm", 0), "recipe: false_alarm: .*greater than 0"),
-        ((*BUILD, "--data", "folder:.", "--positive", "all"), r"recipe: exdd\.positive: .*'labelled'"),
+        (
+            (*BUILD, "--data", "folder:.", "--size", 100),
+            r"--size 100: must be one of 128.*; give another value",
+        ),
+        (
+            (*BUILD, "--data", "folder:.", "--false-alarm", 0),
+            r"flawline: --false-alarm 0\.0: .*greater than 0",
+        ),
+        (
+            (*BUILD, "--data", "folder:.", "--positive", "all"),
+            "--positive all: .*'labelled'",
+        ),
         ((*BUILD, "--data", "folder:.", "--recipe", "gone.yaml"), "gone.yaml: the recipe cannot be read"),
         (
             (*BUILD, "--data", "folder:.", "--recipe", "picture.yaml"),
@@ -178,11 +187,11 @@ FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0
         ((*BUILD, "--data", "surfaces", "--holdout", "gone"), "gone is not a folder; --holdout takes"),
         (
             ("evaluate", "exdd", "--data", "surfaces", "--scores", "typo.yaml"),
-            "typo.yaml is there and holds no scores of Flawline; give --scores the name of another file",
+            "typo.yaml is there and was not made by Flawline; choose another --scores",
         ),
         (
             (*BUILD, "--data", "surfaces", "--scores", "picture.yaml"),
-            "picture.yaml is there and holds no scores",
+            "picture.yaml is there and was not made by Flawline",
         ),
         (
             ("evaluate", "exdd", "--data", "surfaces", "--scores", "a", "--report", "a"),
@@ -190,7 +199,7 @@ FEW = "surfaces:size=64,normals=12,test_normals=1,test_defects=1,train_defects=0
         ),
         (
             (*BUILD, "--data", "surfaces", "--false-alarm", 0.05, "--look-again", 0.02),
-            "recipe: the budgets are out of order: look_again 0.02 is below false_alarm 0.05",
+            "--false-alarm 0.05, --look-again 0.02: the budgets are out of order: look_again 0.02 is below",
         ),
         (
             ("calibrate", "--line", "bottle", "--look-again", 0),
@@ -293,3 +302,15 @@ def test_ctrl_c_ends_without_a_traceback(
 def test_commands_that_do_not_train_do_without_torch() -> None:
     source = Path(cli.__file__).read_text()
     assert "import torch" not in source
+
+
+def test_a_new_version_says_how_a_running_server_gets_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli._show_released(write_artefact(tmp_path / "artefact", "bottle", 2), tmp_path)
+    said = capsys.readouterr().err
+    assert "Published line 'bottle' version 2" in said
+    assert (
+        "A server that already runs does not have it yet: it loads what is live when it is started again."
+        in said
+    )

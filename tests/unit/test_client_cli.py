@@ -92,8 +92,44 @@ def test_no_server_is_told_with_its_address(tmp_path):
     with socket.socket() as taken:  # bound but not listening: nothing will ever answer there
         taken.bind(("127.0.0.1", 0))
         url = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = ask("--line", "bolts", "--url", url, tmp_path)
+        done = ask("--line", "bolts", "--url", url, "--timeout", "0.5", tmp_path)
     assert done.exit_code == 2
     assert done.stdout == ""
+    assert f"the server at {url} does not answer yet; it is asked again for 0.5 s" in done.stderr
     assert f"the server at {url} is not available" in done.stderr
     assert "flawline serve" in done.stderr
+
+
+def originals(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("given", ["files", "folder", "all", "link", "file above"])
+def test_pictures_are_never_drawn_over(tmp_path, given):
+    """Nothing listens at the address: whoever asks first says so instead."""
+    loss = tmp_path / "loss"
+    loss.mkdir()
+    for name in ("a.png", "b.png", "c.jpg"):
+        Image.new("RGB", (20, 20)).save(loss / name)
+    Image.new("RGB", (20, 20)).save(loss / "c.png")
+    (tmp_path / "link").symlink_to(loss)
+    before = originals(tmp_path)
+    asked, overlay, named = {
+        "files": ([loss / "a.png", loss / "b.png"], loss, "a.png is one of the pictures to inspect"),
+        "folder": ([loss / "c.jpg"], loss, "c.png is there and is no overlay of Flawline"),
+        "all": ([loss], loss, "all pictures lie in"),
+        "link": ([loss / "a.png"], tmp_path / "link", "a.png is one of the pictures to inspect"),
+        "file above": ([loss / "a.png"], loss / "b.png" / "below", "b.png is no folder"),
+    }[given]
+    done = ask("--line", "bolts", "--url", "127.0.0.1:1", "--overlay", overlay, *asked)
+    assert done.exit_code == 2
+    assert named in done.stderr
+    assert "choose another --overlay folder" in done.stderr
+    assert originals(tmp_path) == before
+
+
+def test_names_that_differ_in_case_alone_are_numbered():
+    assert overlay_targets([Path("A.jpg"), Path("a.jpg")], Path("out")) == [
+        Path("out/A.png"),
+        Path("out/a-2.png"),
+    ]

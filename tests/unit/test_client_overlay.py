@@ -135,3 +135,20 @@ def test_a_failed_drawing_leaves_the_old_file(tmp_path, grey, monkeypatch):
         save_overlay(inspect(), grey, target)
     assert target.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_only_overlays_are_drawn_over(tmp_path, grey):
+    for name, content in (("picture.png", grey), ("notes.txt", b"keep"), ("empty.png", b"")):
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            Image.fromarray(np.asarray(content)).save(path)
+        before = path.read_bytes()
+        with pytest.raises(FileExistsError, match="is no overlay of Flawline"):
+            save_overlay(inspect(), grey, path)
+        assert path.read_bytes() == before
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileExistsError):
+        save_overlay(inspect(), grey, tmp_path / "nowhere.png")
+    assert len(list(tmp_path.iterdir())) == 4

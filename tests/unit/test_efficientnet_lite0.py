@@ -148,9 +148,8 @@ def test_only_what_the_layers_need_is_kept() -> None:
 
 
 @needs_weights
-@pytest.mark.parametrize("layers", [(2, 3), (1, 4)])
-def test_exported_graph_agrees_at_any_batch(layers: tuple[int, ...], tmp_path: Path) -> None:
-    teacher = load_teacher(NAME, layers=layers)
+def test_exported_graph_agrees_at_any_batch(tmp_path: Path) -> None:
+    teacher = load_teacher(NAME, layers=(1, 2, 3, 4))
     torch.onnx.export(
         teacher,
         (pictures(2, 128),),

@@ -15,6 +15,7 @@ from flawline.report.evaluation import (
     Evaluation,
     EvaluationResult,
     accuracy_row,
+    check_rows_file,
     merge_rows,
     peak_rss_mb,
     spread,
@@ -279,13 +280,16 @@ def test_rows_are_merged_replaced_and_sorted(tmp_path: Path):
     assert [each.name for each in path.parent.iterdir()] == ["accuracy.json"]
 
 
-@pytest.mark.parametrize("content", ["not json", '{"a": 1}', "[1, 2]", b"\xff\xfe\x00"])
+@pytest.mark.parametrize(
+    "content", ["not json", '{"a": 1}', "[1, 2]", '[{"data": 1, "seed": 2}]', b"\xff\xfe\x00", b""]
+)
 def test_a_file_that_holds_something_else_is_refused_by_name_and_kept(tmp_path: Path, content: str | bytes):
     path = tmp_path / "accuracy.json"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     before = path.read_bytes()
-    with pytest.raises(DataError, match=r"accuracy\.json"):
-        merge_rows(path, [row(1)])
+    for write in (lambda: merge_rows(path, [row(1)]), lambda: check_rows_file(path)):
+        with pytest.raises(DataError, match=r"accuracy\.json"):
+            write()
     assert path.read_bytes() == before
 
 
@@ -303,7 +307,7 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path):
     folder = tmp_path / "accuracy.json"
     folder.mkdir()
     with pytest.raises(OSError, match="accuracy"):
-        write_atomically(folder, "text")
+        write_atomically(folder, "text", over=True)
     assert list(tmp_path.iterdir()) == [folder]
 
 

@@ -35,7 +35,7 @@ from flawline.scoring.ignored import Ignored, filled, read_mask
 from flawline.scoring.picture import Geometry, letterbox
 from flawline.scoring.ratio import ImageScore, Neighbours, RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
-from flawline.teachers import load_teacher
+from flawline.teachers import in_grey_levels, load_teacher
 
 WIDTH, HEIGHT, SIZE = 140, 100, 128
 CORNER = np.s_[:40, 100:]
@@ -132,15 +132,23 @@ def test_one_patch_always_counts() -> None:
     assert np.argwhere(valid).tolist() == [[2, 1]]
 
 
-def test_what_is_filled_in_numpy_is_filled_in_the_graph() -> None:
+@pytest.mark.parametrize("bits", [8, 12])
+def test_what_is_filled_in_numpy_is_filled_in_the_graph(bits: int) -> None:
     rng = np.random.default_rng(1)
     ignored = Ignored.of(corner_mask(), SIZE)
-    squares = [letterbox(rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8), SIZE)[0] for _ in range(4)]
-    (given,) = (Filled(ignored)(torch.from_numpy(np.stack(squares))),)
-    again = Filled(ignored)(given.to(torch.uint8))
-    for square, in_graph, twice in zip(squares, given.numpy(), again.numpy(), strict=True):
-        np.testing.assert_array_equal(filled(square, ignored.square), in_graph)
-        np.testing.assert_array_equal(in_graph, twice)
+    dtype = np.uint8 if bits == 8 else np.uint16
+    pictures = [rng.integers(0, 2**bits, (HEIGHT, WIDTH, 3), dtype=dtype) for _ in range(4)]
+    squares = torch.from_numpy(np.stack([letterbox(picture, SIZE)[0] for picture in pictures]))
+    given = Filled(ignored, bits)(in_grey_levels(squares, bits))
+    twice = Filled(ignored, bits)(given)
+    whole = torch.from_numpy(np.stack([filled(square, ignored.square) for square in squares.numpy()]))
+    expected = in_grey_levels(whole, bits)
+    if bits == 8:
+        assert torch.equal(given, expected)
+        assert torch.equal(twice, given)
+    else:  # values are thirds and sixths of grey levels
+        torch.testing.assert_close(given, expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(twice, given, rtol=0, atol=1e-4)
 
 
 # --- scores ---

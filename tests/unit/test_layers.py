@@ -18,7 +18,7 @@ LAYERS = (
     {"artefact"},
     {"targets"},
     {"scoring"},
-    {"registry", "progress", "files", "durations", "errors"},
+    {"registry", "progress", "files", "durations", "memory", "errors", "privacy"},
 )
 """Folders and top modules, the highest first."""
 BESIDE = {

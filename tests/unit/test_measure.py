@@ -10,7 +10,7 @@ import pytest
 from small_lines import draw_line, small_recipe, write_teacher
 
 from flawline.data import Sample, load_holdout
-from flawline.errors import DataError, RecipeError
+from flawline.errors import DataError, OutputError
 from flawline.jobs import evaluate as job
 from flawline.jobs.evaluate import Run, measure, report, statements
 from flawline.recipe import Recipe
@@ -120,8 +120,8 @@ def test_what_is_wrong_is_said_before_anything_is_fitted(
     ):
         attempt(holdout=holdout)
     before = good.read_bytes()
-    with pytest.raises(RecipeError, match="is there and holds no scores"):
+    with pytest.raises(OutputError, match="is there and was not made by Flawline"):
         attempt(scores_file=good)
     assert good.read_bytes() == before
-    with pytest.raises(RecipeError, match="two results would be written"):
+    with pytest.raises(OutputError, match="two results would be written"):
         attempt(scores_file=tmp_path / "one", json_file=tmp_path / "one")

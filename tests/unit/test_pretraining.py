@@ -244,6 +244,7 @@ def test_another_pretraining_s_checkpoint_and_a_damaged_one_are_refused(
         (["--pretexts", "bank=much"], "a weight is a number"),
         (["--budget", "soon"], "'soon' is no duration"),
         (["--steps", "0"], "at least 1"),
+        ([], "config.json is there and was not made by Flawline; choose another --out"),
     ],
 )
 def test_bad_options_are_refused_in_words(
@@ -253,6 +254,7 @@ def test_bad_options_are_refused_in_words(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (tmp_path / "config.json").write_text("a teacher of others")
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path), *arguments])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPT), run_name="__main__")

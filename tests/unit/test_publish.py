@@ -1,16 +1,18 @@
 """Publishing versions of lines: what is live, going back, and what an interruption leaves."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_lines import write_artefact
 
 from flawline.artefact.manifest import Manifest
-from flawline.errors import ArtefactError, RecipeError
+from flawline.errors import ArtefactError, OutputError, RecipeError
 from flawline.repository import names, publish
 from flawline.repository.model_config import ModelConfig
 from flawline.repository.publish import (
@@ -68,9 +70,7 @@ def assert_served(repository: Path, version: int, fused: bool = True) -> None:
 def test_a_first_version_is_live(repository: Path) -> None:
     assert_served(repository, 1)
     assert versions(repository, LINE) == (1,)
-    assert list((repository.parent / ".repository.building").iterdir()) == [
-        repository.parent / ".repository.building" / "bottle.lock"
-    ]
+    assert [path.name for path in repository.parent.iterdir()] == ["repository"], "nothing is left beside it"
 
 
 def test_an_empty_repository_has_no_lines(tmp_path: Path) -> None:
@@ -305,6 +305,122 @@ def test_a_build_that_fails_leaves_no_staging(repository: Path) -> None:
         build()
     assert not places[0].exists()
     assert_served(repository, 1)
+
+
+def test_a_mount_is_built_in_within_itself(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parent is on another disk, or cannot be written."""
+    writable = publish._is_writable
+    monkeypatch.setattr(publish, "_is_writable", lambda place: place != repository.parent and writable(place))
+    with staging_area(repository, LINE) as folder:
+        assert folder.parent == repository / ".building"
+        assert [status.line for status in list_lines(repository)] == [LINE]
+        with pytest.raises(RecipeError, match="under way"), staging_area(repository, LINE):
+            pass
+    assert not (repository / ".building").exists()
+    add_version(repository, 2)
+    assert_served(repository, 2)
+
+
+@pytest.mark.parametrize("fails", [None, "copytree", "rename"])
+def test_a_version_comes_from_another_disk_whole_or_not_at_all(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str | None
+) -> None:
+    manifest = write_artefact(tmp_path / "artefact", LINE, 2)
+    rename, copytree = Path.rename, shutil.copytree
+
+    def across(path: Path, target: Path) -> Path:
+        if path.parent != target.parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        if fails == "rename":
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(path, target)
+
+    def copy(source: Path, target: Path) -> object:
+        done = copytree(source, target)
+        if fails == "copytree":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return done
+
+    monkeypatch.setattr(Path, "rename", across)
+    monkeypatch.setattr(shutil, "copytree", copy)
+    if fails is None:
+        publish.write_models(repository, manifest, tmp_path / "artefact")
+        assert_served(repository, 2)
+    else:
+        with pytest.raises(OSError, match=r"No space|Input/output"):
+            publish.write_models(repository, manifest, tmp_path / "artefact")
+        assert_served(repository, 1)
+        assert not (repository / names.discrepancy(LINE) / "2").exists()
+    assert not list(repository.rglob("tmp.*"))
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("file", r"file is no folder; name a folder with --repository"),
+        ("file/below", r"file/below cannot be made \(Not a directory\)"),
+        ("/proc/flawline", r"/proc/flawline cannot be made"),
+        ("/proc", r"cannot be published into: /proc cannot be written"),
+        ("taken", r"taken/bottle_pixels cannot be written"),
+    ],
+)
+def test_where_nothing_can_be_published_is_told_before_any_work(
+    tmp_path: Path, place: str, said: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "bottle_pixels").touch()
+    with pytest.raises(OutputError, match=said), staging_area(tmp_path / place, LINE):
+        pytest.fail("it began")
+
+
+def test_a_disk_without_room_is_told_before_any_work(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=59_000_000))
+    with staging_area(repository, LINE, 58_000_000):
+        pass
+    said = r"has 59 MB left, and publishing line 'bottle' takes about 60 MB; free some"
+    with pytest.raises(OutputError, match=said), staging_area(repository, LINE, 60_000_000):
+        pytest.fail("it began")
+    rollback(repository, LINE, 1)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *names.SHARED])
+def test_models_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
+    """A model repository may hold more than lines."""
+    repository = tmp_path / "repository"
+    (repository / name / "1").mkdir(parents=True)
+    (repository / name / CONFIG).write_text('backend: "onnxruntime"')
+    (repository / name / "1" / "model.onnx").write_text("somebody's model")
+    with pytest.raises(OutputError, match=f"{name} is a model that Flawline did not make"):
+        add_version(repository, 1)
+    if name in names.SHARED:
+        with pytest.raises(OutputError, match=f"{name} is a model that Flawline did not make"):
+            publish.place_shared_stages(repository)
+    assert [str(path.relative_to(repository)) for path in sorted(repository.rglob("*"))] == [
+        name,
+        f"{name}/1",
+        f"{name}/1/model.onnx",
+        f"{name}/{CONFIG}",
+    ]
+
+
+def test_stages_that_cannot_be_brought_up_to_date_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish.place_shared_stages(tmp_path)
+
+    def refuse(path: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(publish, "write_atomically", refuse)
+    publish.place_shared_stages(tmp_path)
+    (tmp_path / "preprocess" / CONFIG).write_text("older")
+    with pytest.raises(
+        OutputError, match=r"preprocess/config.pbtxt cannot be written \(Read-only file system\)"
+    ):
+        publish.place_shared_stages(tmp_path)
 
 
 def test_shared_stages_are_placed_and_kept_up_to_date(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Recipes: sections of detectors, short forms at the top, and one sentence for whatever is wrong."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from flawline.detectors.ddpm_ast.config import DDPMASTConfig
 from flawline.detectors.exdd.config import ExDDConfig
@@ -14,7 +17,9 @@ from flawline.detectors.part import PARTS
 from flawline.detectors.sacd.config import SACDConfig
 from flawline.errors import RecipeError
 from flawline.recipe import Recipe, read_recipe
-from flawline.scoring.settings import Fusion
+from flawline.scoring.ratio import RatioSettings
+from flawline.scoring.settings import Fusion, LineSettings
+from flawline.synthesis.spec import METHODS
 
 FULL: dict[str, Any] = {
     "name": "full",
@@ -123,12 +128,15 @@ def test_banks_weigh_three_times_as_much_as_a_student(student: str) -> None:
     ("content", "said"),
     [
         ({"exdd": {"positive_weight": 2}}, r"exdd\.positive_weight: Input should be less than or equal to 1"),
-        ({"exdd": {"min_bunk": 2}}, r"exdd\.min_bunk: Extra inputs are not permitted"),
+        ({"exdd": {"min_bunk": 2}}, r"exdd\.min_bunk: there is no such setting; did you mean 'min_bank'\?"),
         (
             {"sacd": {"training": {"steps": 0}}},
             r"sacd\.training\.steps: Input should be greater than or equal to 1",
         ),
-        ({"sacd": {"training": {"stops": 9}}}, r"sacd\.training\.stops: Extra inputs are not permitted"),
+        (
+            {"sacd": {"training": {"stops": 9}}},
+            r"sacd\.training\.stops: there is no such .* mean 'steps'\?",
+        ),
         ({"ddpm_ast": {"far": True, "head": False}}, "ddpm_ast: far must be false where head is"),
         ({"exdd": {"sigma": float("inf")}}, r"exdd\.sigma: Input should be a finite number"),
         ({"false_alarm": float("nan")}, "false_alarm: Input should be a finite number"),
@@ -147,7 +155,26 @@ def test_banks_weigh_three_times_as_much_as_a_student(student: str) -> None:
             {"boxer": {"cells": 3}},
             r"'boxer' is neither a setting nor an installed detector \(there are: exdd, sacd, ddpm_ast",
         ),
-        ({"sise": 128}, "'sise' is neither a setting nor an installed detector"),
+        ({"sise": 128}, r"'sise' is neither a setting nor an installed detector .*; did you mean 'size'\?"),
+        ({"sigmo": 128}, r"'sigmo' is neither .*; did you mean 'sigma'\?"),
+        ({"windows": {"scael": 1}}, r"windows\.scael: there is no such setting; did you mean 'scale'\?"),
+        (
+            {"synthesis": {"method": "simplex", "octave": 3}},
+            r"synthesis: simplex\.octave: there is no such setting; did you mean 'octaves'\?",
+        ),
+        (
+            {"adapt": {"zzz": 1}},
+            r"adapt\.zzz: there is no such setting; there are steps, learning_rate, crop",
+        ),
+        ({"exdd": {"sigma": 100000}}, r"exdd\.sigma: Input should be less than or equal to 100"),
+        ({"sigma": float("inf")}, r"exdd\.sigma: Input should be a finite number"),
+        ({"exdd": {"neighbours": 10**9}}, r"exdd\.neighbours: Input should be less than or equal to 64"),
+        (
+            {"adapt": {"learning_rate": float("nan")}},
+            r"adapt\.learning_rate: Input should be a finite number",
+        ),
+        ({"folds": 10**30}, "folds: Input should be less than or equal to 100"),
+        ({"exdd": {"layers": [0]}}, r"exdd\.layers\.0: Input should be greater than or equal to 1"),
         ({"size": 100}, "size: must be one of 128, 192, 256"),
         ({"false_alarm": 0}, "false_alarm: Input should be greater than 0"),
         ({"adapt": {"steps": -1}}, r"adapt\.steps: Input should be greater than or equal to 0"),
@@ -174,6 +201,16 @@ def test_what_is_wrong_is_named_in_one_sentence(tmp_path: Path, content: dict[st
         ("size: [", r"line\.yaml: the recipe cannot be read .*give a YAML file"),
         ("- size", r"line\.yaml: a recipe is a YAML mapping of settings"),
         ("7", r"line\.yaml: a recipe is a YAML mapping of settings"),
+        (
+            "size: 128\nfolds: 4\nsize: 256\n",
+            r"'size' is given twice, the second time in line 3; keep one of both",
+        ),
+        (
+            "exdd: {sigma: 2, min_bank: 9, sigma: 3}",
+            r"line\.yaml: 'sigma' is given twice, the second time in line",
+        ),
+        ("[" * 20_000, r"line\.yaml: the recipe cannot be read .*give a YAML file"),
+        ("name: 2020-13-45", r"line\.yaml: the recipe cannot be read .*give a YAML file"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: str | None, said: str) -> None:
@@ -220,7 +257,118 @@ def test_budgets_out_of_order_are_refused_in_one_sentence() -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(None, false_alarm=0.05, look_again=0.02)
     assert str(caught.value) == (
-        "recipe: the budgets are out of order: look_again 0.02 is below false_alarm 0.05; mend this setting"
+        "--false-alarm 0.05, --look-again 0.02: the budgets are out of order: look_again 0.02 is below "
+        "false_alarm 0.05; give another value"
     )
-    with pytest.raises(RecipeError, match="look_again: Input should be less than 1"):
+    with pytest.raises(RecipeError, match=r"--look-again 1\.5: Input should be less than 1"):
         read_recipe(None, look_again=1.5)
+
+
+def test_a_merged_mapping_may_be_overridden(tmp_path: Path) -> None:
+    """What YAML's `<<` brings is no second key."""
+    merged = "sacd: &s {depth: 1, alpha: 0.5}\n".replace("sacd: &s", "adapt: &a {steps: 1}\nsacd:")
+    (tmp_path / "a.yaml").write_text(merged)
+    assert read_recipe(tmp_path / "a.yaml").part("sacd") == SACDConfig(depth=1, alpha=0.5)
+    (tmp_path / "b.yaml").write_text(
+        "sacd: {training: &t {steps: 5}}\nddpm_ast: {training: {<<: *t, steps: 6}}\n"
+    )
+    read = read_recipe(tmp_path / "b.yaml").part("ddpm_ast")
+    assert isinstance(read, DDPMASTConfig)
+    assert read.training.steps == 6
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "said"),
+    [
+        ("folds: 3", {"false_alarm": 0.0}, "--false-alarm 0.0 beside PATH: Input should be greater than 0"),
+        (
+            "false_alarm: 0.1",
+            {"look_again": 0.05},
+            "--look-again 0.05 beside PATH: the budgets are out of order",
+        ),
+        (
+            "exdd: {min_bank: 9}",
+            {"positive": "all"},
+            "--positive all beside PATH: Input should be 'auto'",
+        ),
+        (
+            "folds: 3",
+            {"synthesis": "perlim"},
+            "--method perlim beside PATH: unknown synthesis method 'perlim'",
+        ),
+        (
+            "windows: {overlap: 128}",
+            {"size": 128},
+            "--size 128 beside PATH: windows.overlap: must be at most half",
+        ),
+        (
+            "false_alarm: 0",
+            {"size": 128},
+            "PATH: false_alarm: Input should be greater than 0; mend this setting",
+        ),
+    ],
+)
+def test_the_recipe_is_not_blamed_for_an_option(
+    tmp_path: Path, content: str, changes: dict[str, Any], said: str
+) -> None:
+    path = tmp_path / "line.yaml"
+    path.write_text(content)
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(path, **changes)
+    assert str(caught.value).startswith(said.replace("PATH", str(path)))
+
+
+def models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in models_in(part)]
+
+
+def numbers_in(annotation: object, metadata: Sequence[object]) -> list[Sequence[object]]:
+    """For each number that an annotation holds, what bounds it; `metadata` is of the field itself."""
+    if annotation in (int, float):
+        return [metadata]
+    if get_origin(annotation) is Annotated:
+        inner, *notes = get_args(annotation)
+        found = [
+            each for note in notes for each in (note.metadata if isinstance(note, FieldInfo) else [note])
+        ]
+        return numbers_in(inner, [*metadata, *found])
+    return [found for part in get_args(annotation) for found in numbers_in(part, metadata)]
+
+
+CHECKED_TOGETHER = {
+    ("Recipe", "size"),  # one of a list
+    ("Recipe", "ignore"),  # corners within the picture
+    ("DDPMConfig", "side"),
+    ("DDPMConfig", "widen"),
+    ("DDPMConfig", "opacity"),
+    ("LineSettings", "pixel_threshold"),  # these three are measured
+    ("PartSettings", "level"),
+    ("PartSettings", "peak"),
+}
+"""Fields that validators of their own bound."""
+
+
+def test_every_number_of_a_recipe_has_a_lowest_and_a_highest_value() -> None:
+    """Or a typing error asks for a training, a bank or a blur without end."""
+    left: list[type[BaseModel]] = [Recipe, LineSettings, RatioSettings]
+    left += [PARTS.get(name).Config for name in PARTS.names()]
+    left += [METHODS.get(name) for name in METHODS.names()]
+    seen: set[type[BaseModel]] = set()
+    unbounded = []
+    while left:
+        model = left.pop()
+        if model in seen or not model.__module__.startswith("flawline."):
+            continue
+        seen.add(model)
+        assert model.model_config.get("allow_inf_nan") is False, model
+        for name, field in model.model_fields.items():
+            left += models_in(field.annotation)
+            for notes in numbers_in(field.annotation, field.metadata):
+                low = any(isinstance(note, Ge | Gt) for note in notes)
+                high = any(isinstance(note, Le | Lt) for note in notes)
+                if not (low and high) and (model.__name__, name) not in CHECKED_TOGETHER:
+                    unbounded.append((model.__name__, name))
+    assert len(seen) > 15
+    assert unbounded == []

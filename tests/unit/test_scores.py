@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from made_up import sample, verdict
 
-from flawline.errors import RecipeError
+from flawline.errors import OutputError
 from flawline.report.evaluation import Evaluation
 from flawline.report.scores import COLUMNS, check_scores_file, write_scores
 
@@ -50,9 +50,10 @@ def test_a_file_of_scores_may_be_written_anew_and_nothing_else_may(tmp_path: Pat
         ("empty.csv", b""),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(RecipeError, match=f"{name} is there and holds no scores"):
+        with pytest.raises(OutputError, match=f"{name} is there and was not made by Flawline; .* --scores"):
             check_scores_file(tmp_path / name)
-    with pytest.raises(RecipeError, match="is a folder"):
+        with pytest.raises(OutputError, match=f"{name} is there"):
+            write_scores(tmp_path / name, [])
+        assert (tmp_path / name).read_bytes() == content
+    with pytest.raises(OutputError, match="is a folder"):
         check_scores_file(tmp_path)
-    with pytest.raises(RecipeError, match="two results would be written to this one file"):
-        check_scores_file(path, None, tmp_path / "." / "scores.csv")

@@ -237,3 +237,67 @@ def test_models_without_code_are_held_back_with_their_ensembles(tmp_path: Path) 
     assert set(held_back) == {"half", "line"}
     assert held_back["half"].startswith("version 2 has no model.py")
     assert "needs half" in held_back["line"]
+
+
+def test_programs_that_do_not_run_are_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server.check_server().backend_directory is not None
+    broken = program(
+        tmp_path / "broken", "echo 'libnothing.so: cannot open shared object file' >&2; exit 127"
+    )
+    monkeypatch.setenv("FLAWLINE_TRITONSERVER", str(broken))
+    with pytest.raises(
+        ServerError, match=r"broken cannot be run \(libnothing\.so: .*set FLAWLINE_TRITONSERVER"
+    ):
+        server.check_server()
+    broken.write_bytes(b"no program")
+    with pytest.raises(ServerError, match=r"broken cannot be run \(.*Exec format error"):
+        server.check_server()
+    program(tmp_path / "broken", "exit 1")  # as tritonserver ends after its help
+    assert server.check_server().executable == broken
+
+    def nowhere() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(server.tempfile, "gettempdir", nowhere)
+    with pytest.raises(ServerError, match="no folder for temporary files can be written; set TMPDIR"):
+        server.check_server()
+    monkeypatch.undo()
+    monkeypatch.setattr(server, "SHARED_MEMORY", tmp_path / "gone")
+    with pytest.raises(ServerError, match="gone cannot be written, and stages pass tensors there"):
+        server.check_server()
+
+
+def test_a_stage_that_died_unnoticed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "DEAD_STAGE_S", 0.3)
+    code = "import os, time; os.fork() or os._exit(1); time.sleep(60)"
+    waiting = fake(tmp_path, f"exec {sys.executable} -c '{code}'")
+    waiting.start()
+    with pytest.raises(ServerError, match="a stage of tritonserver died before it was ready"):
+        waiting.wait_ready(20)
+    waiting.stop()
+
+
+def test_stages_see_a_path_that_is_one_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the shell of Triton makes of a path must not matter."""
+    place = repository(tmp_path / "a folder; with 'signs' & $HOME")
+    script = f'for word; do echo "$word"; done > {tmp_path}/words; exec sleep 60'
+    install = ServerInstall(program(tmp_path / "fake", script), tmp_path / "back ends")
+    started = TritonServer(place, install=install, grpc_port=0, http_port=0, metrics_port=0)
+    started.start()
+    while not (tmp_path / "words").exists() or "growth" not in (tmp_path / "words").read_text():
+        time.sleep(0.01)
+    words = (tmp_path / "words").read_text().splitlines()
+    given = {word.partition("=")[0]: word.partition("=")[2] for word in words}
+    links = {name: Path(given[name]) for name in ("--model-repository", "--backend-directory")}
+    assert all(server._PLAIN.fullmatch(str(link)) for link in links.values())
+    assert links["--model-repository"].resolve() == place.resolve()
+    assert links["--backend-directory"].readlink() == tmp_path / "back ends"
+    started.stop()
+    assert not any(link.is_symlink() for link in links.values())
+    (tmp_path / "temporary files").mkdir()
+    monkeypatch.setattr(server.tempfile, "tempdir", str(tmp_path / "temporary files"))
+    with pytest.raises(ServerError, match=r"cannot pass on to its stages.*set TMPDIR"):
+        started.start()
+    started.stop()

@@ -1,11 +1,13 @@
 """What the shared stages keep of artefacts: found by key, the least used dropped, others' damage ignored."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from small_lines import write_artefact
 
-from flawline.artefact.manifest import FILE, Manifest, checked
+from flawline.artefact import shelf as shelf_module
+from flawline.artefact.manifest import FILE, Manifest, checked, read
 from flawline.artefact.shelf import Shelf
 from flawline.errors import ArtefactError
 
@@ -86,3 +88,23 @@ def test_what_could_not_be_loaded_is_asked_for_again(repository: Path) -> None:
         shelf.get((1, 1))
     path.write_bytes(whole)
     assert shelf.get((1, 1)) == "model.onnx of bottle 1"
+
+
+def test_a_key_of_no_artefact_costs_no_reading(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever sends such keys to a stage that all lines share must not hold up the others."""
+    (repository / "nut_discrepancy" / "1" / FILE).write_text("{")
+    reads: list[str] = []
+
+    def counted(folder: Path) -> Manifest:
+        reads.append(folder.parent.name)
+        return read(folder)
+
+    monkeypatch.setattr(shelf_module, "read", counted)
+    shelf = Shelf(repository, Loaded(), most=2)
+    for number in range(5):
+        with pytest.raises(ArtefactError, match="has key"):
+            shelf.get((9, number))
+    assert sorted(reads) == ["bottle_discrepancy", "bottle_discrepancy", "cap_discrepancy", "nut_discrepancy"]
+    shutil.rmtree(repository / "nut_discrepancy" / "1")
+    write_artefact(repository / "nut_discrepancy" / "1", "nut", 1, artefact_key=(9, 0))
+    assert shelf.get((9, 0)) == "model.onnx of nut 1", "a file that changed is read again"

@@ -33,13 +33,13 @@ def samples(tmp_path: Path) -> list[Sample]:
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each file was read."""
     counted: Counter[str] = Counter()
-    read_image = Sample.read_image
+    read_values = Sample.read_values
 
     def counting(sample: Sample) -> NDArray[np.uint8]:
         counted[sample.image.stem] += 1
-        return read_image(sample)
+        return read_values(sample)
 
-    monkeypatch.setattr(Sample, "read_image", counting)
+    monkeypatch.setattr(Sample, "read_values", counting)
     return counted
 
 

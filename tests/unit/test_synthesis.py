@@ -13,7 +13,7 @@ import pytest
 
 from flawline.data import load_dataset
 from flawline.data.sample import Dataset, Sample
-from flawline.errors import DataError, RecipeError
+from flawline.errors import DataError, OutputError, RecipeError
 from flawline.recipe import Recipe, read_recipe
 from flawline.synthesis import MIN_PIXELS, Material, MethodConfig, read_synthesis
 from flawline.synthesis.cutpaste import paste, patch_size, scar_size
@@ -339,7 +339,7 @@ def test_an_unknown_method_is_named_with_the_known_ones():
         ({"method": "mixed", "parts": []}, "weights"),
         (
             {"method": "mixed", "parts": ["perlin", "strokes"], "weights": [-1, 2]},
-            "weights.*none may be negative",
+            "weights.*greater than or equal to 0",
         ),
         ({"method": "mixed", "parts": ["perlin"], "weights": [0]}, "one must be above 0"),
         ({"method": "mixed", "parts": ["perlin"], "weights": [float("nan")]}, "weights"),
@@ -569,6 +569,18 @@ def test_a_folder_with_other_files_is_refused(normals, tmp_path):
         write(normals, "strokes", 1, tmp_path / "mine")
     with pytest.raises(DataError, match="is a file"):
         write(normals, "strokes", 1, tmp_path / "mine" / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    "name", ["defect_strokes/0001.png", "masks/defect_strokes/0001.png", "contact_sheet.png"]
+)
+def test_a_picture_that_somebody_put_among_them_is_left_alone(normals, tmp_path, name):
+    out = tmp_path / "out"
+    write(normals, "strokes", 1, out)
+    (out / name).write_bytes(b"somebody's picture")
+    with pytest.raises(OutputError, match=rf"{Path(name).name} is there and was not made by Flawline"):
+        write(normals, "strokes", 2, out)
+    assert (out / name).read_bytes() == b"somebody's picture"
 
 
 def test_requests_that_cannot_be_met_leave_no_folder(normals, tmp_path):

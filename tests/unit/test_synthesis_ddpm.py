@@ -9,12 +9,12 @@ from diffusers import DDPMScheduler
 from safetensors.numpy import load_file
 
 from flawline.data.sample import Dataset, Sample
-from flawline.errors import ArtefactError, DataError, RecipeError
+from flawline.errors import ArtefactError, DataError, OutputError, RecipeError
 from flawline.synthesis import Material, read_synthesis
 from flawline.synthesis import ddpm as ddpm_module
 from flawline.synthesis.base import resized
 from flawline.synthesis.ddpm import DDPM, train_ddpm
-from flawline.synthesis.ddpm_blend import DDPMBlend, DDPMConfig
+from flawline.synthesis.ddpm_blend import DDPMBlend, DDPMConfig, generated
 from flawline.synthesis.reverse import reverse, visited, widened_step
 from flawline.synthesis.synthesize import synthesize_line
 from flawline.training import Budget, loop
@@ -353,6 +353,16 @@ def test_a_line_is_learnt_once_and_its_pictures_go_on(line, tmp_path, monkeypatc
     (out / "ddpm" / "pool.safetensors").write_bytes(b"half")
     synthesize_line(line, SMALL, 5, out, seed=1)
     np.testing.assert_array_equal(pool, load_file(out / "ddpm" / "pool.safetensors")["pictures"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pool.safetensors"])
+def test_a_model_of_others_is_refused_before_training(line, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("flawline.synthesis.ddpm.train_ddpm", lambda *_, **__: pytest.fail("it trained"))
+    (tmp_path / "ddpm").mkdir()
+    (tmp_path / "ddpm" / name).write_bytes(b"somebody's model")
+    with pytest.raises(OutputError, match=f"{name} is there and was not made by Flawline"):
+        generated(SMALL, Material(learned=lambda: [line.train_normals[0].read_image()], checkpoint=tmp_path))
+    assert (tmp_path / "ddpm" / name).read_bytes() == b"somebody's model"
 
 
 def test_other_settings_in_the_same_folder_are_refused_before_training(line, tmp_path, monkeypatch):

@@ -423,7 +423,7 @@ def test_large_pictures_are_not_kept_but_their_geometry_is(
 ) -> None:
     squares = Squares(large.train_normals, SIZE, windows=SETTINGS)
     expected = squares[3].geometry
-    monkeypatch.setattr(Sample, "read_image", lambda _: pytest.fail("was read again"))
+    monkeypatch.setattr(Sample, "read_values", lambda _: pytest.fail("was read again"))
     assert squares.geometry(3) == expected
     with pytest.raises(pytest.fail.Exception):
         squares[3]

@@ -4,11 +4,11 @@ import cv2
 
 from flawline.artefact.rules import Rules
 from flawline.artefact.shelf import Shelf
-from flawline.errors import ArtefactError, FlawlineError
 from flawline.scoring.finding import ROLES, Finding
 from flawline.scoring.verdict import judge
 from flawline.serving import triton
 from flawline.serving.answers import respond
+from flawline.serving.checks import check_finding
 
 LINES = 1024
 """Lines whose rules are kept; they are a few kilobytes each, and S x S bytes more with regions to ignore."""
@@ -22,15 +22,10 @@ class TritonPythonModel:
         self.shelf = Shelf(triton.repository(args), Rules.load, most=LINES)
 
     def execute(self, requests):
-        return [self.respond(request) for request in requests]
+        return [triton.answered(self.respond, request) for request in requests]
 
     def respond(self, request):
-        try:
-            return respond(list(self.verdicts(request)))
-        except ArtefactError as error:  # of this request alone: those beside it are answered
-            return triton.fail(str(error))
-        except FlawlineError as error:
-            return triton.refuse(str(error))
+        return respond(list(self.verdicts(request)))
 
     def verdicts(self, request):
         """The verdict of each picture of a request."""
@@ -46,6 +41,9 @@ class TritonPythonModel:
         ]
         geometries = triton.geometries(request, rules)
         for row, geometry in enumerate(geometries):
+            for number, part in enumerate(sent, start=1):
+                for role, values in part.items():
+                    check_finding(f"{role.upper()}_{number}", values[row], geometry)
             findings = [
                 Finding.of(
                     {role: values[row] for role, values in part.items()}, {role: role for role in part}

@@ -8,38 +8,52 @@ made.
 import numpy as np
 
 from flawline.errors import PictureError
-from flawline.scoring.picture import letterbox
+from flawline.scoring.picture import EIGHT, MOST_BITS, letterbox
 from flawline.serving import triton
 from flawline.serving.decoding import Decoder
+
+DEEP = "DEEP_"
 
 
 class TritonPythonModel:
     """IMAGE BYTES [1] or PIXELS UINT8 [H, W, 3] -> PICTURE_<S> UINT8 [S, S, 3] and GEOMETRY INT32 [2].
 
-    PICTURE UINT8 [H, W, 3] is the decoded picture; those of one request must have one shape.
+    PICTURE UINT8 [H, W, 3] is the decoded picture; those of one request must have one shape. Lines whose pictures
+    fill more than eight bits take DEEP_PICTURE_<S> or DEEP_PICTURE, UINT16, of IMAGE or of DEEP_PIXELS UINT16.
     """
 
     def initialize(self, args):
         self.decoder = Decoder(triton.threads(args))
 
     def execute(self, requests):
-        pictures = self.decoder.read(requests)
+        return [
+            response
+            for share in self.decoder.shares(requests)
+            for response in triton.together(self.respond_all, share)
+        ]
+
+    def respond_all(self, requests):
+        deep = [any(name.startswith(DEEP) for name in each.requested_output_names()) for each in requests]
+        pictures = self.decoder.read(requests, bits=[MOST_BITS if each else EIGHT for each in deep])
         return [self.respond(*pair) for pair in zip(requests, pictures, strict=True)]
 
     def respond(self, request, pictures):
         if isinstance(pictures, PictureError):
             return triton.refuse(str(pictures))
         wanted = request.requested_output_names()
-        if "PICTURE" in wanted and len({pixels.shape for pixels in pictures}) > 1:
+        if len({name.startswith(DEEP) for name in wanted if "PICTURE" in name}) > 1:
+            return triton.refuse(f"ask for outputs that begin with {DEEP}, or for others, not for both")
+        whole = [name for name in wanted if name.removeprefix(DEEP) == "PICTURE"]
+        if whole and len({pixels.shape for pixels in pictures}) > 1:
             return triton.refuse(
                 "the pictures of one request differ in shape; send each in a request of its own"
             )
-        sizes = [int(name.removeprefix("PICTURE_")) for name in wanted if name.startswith("PICTURE_")]
+        sizes = {name: name.rpartition("PICTURE_")[2] for name in wanted if "PICTURE_" in name}
         outputs = {
-            f"PICTURE_{size}": np.stack([letterbox(pixels, size)[0] for pixels in pictures]) for size in sizes
+            name: np.stack([letterbox(pixels, int(size))[0] for pixels in pictures])
+            for name, size in sizes.items()
         }
-        if "PICTURE" in wanted:
-            outputs["PICTURE"] = np.stack(pictures)
+        outputs |= {name: np.stack(pictures) for name in whole}
         geometry = np.array([(p.shape[1], p.shape[0]) for p in pictures], dtype=np.int32)
         return triton.answer(**outputs, GEOMETRY=geometry)
 

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections import defaultdict
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from flawline.artefact.rules import Rules
 from flawline.artefact.shelf import Shelf
-from flawline.errors import FlawlineError
+from flawline.errors import ServerError
 from flawline.scoring.ratio import Neighbours, RatioSettings, find_ratio
 from flawline.serving import triton
+from flawline.serving.checks import check_features
 
 STAGE = "ratio_scoring"
 LINES = 1024
@@ -19,8 +22,20 @@ PATCHES = 65_536
 """Patches in one question to a bank at most: with the built-in teacher 50 MB of features."""
 
 
-class BankError(Exception):
+class BankError(ServerError):
     """What a memory bank answered instead of distances."""
+
+
+@dataclass
+class Question:
+    """One request, read and found good; its place among the responses, and what its line is."""
+
+    place: int
+    request: object
+    key: tuple
+    line: object
+    geometries: list
+    embedding: np.ndarray
 
 
 async def ask(bank, embedding, key):
@@ -61,53 +76,76 @@ async def ask_both(embedding, key, has_positive):
     return await asyncio.gather(negative, ask("memory_bank_positive", embedding, key))
 
 
-def load(folder, manifest):
-    """Rules of a line, and the constants of its ratio scoring."""
-    rules = Rules.load(folder, manifest)
-    return rules, RatioSettings.model_validate(rules.part_of(STAGE, manifest).options)
+@dataclass(frozen=True)
+class ScoredLine:
+    """What this stage keeps of a line: its rules, the constants of its ratio, and what its graph gives a patch."""
+
+    rules: Rules
+    settings: RatioSettings
+    dims: tuple
+
+    @classmethod
+    def load(cls, folder, manifest):
+        rules = Rules.load(folder, manifest)
+        settings = RatioSettings.model_validate(rules.part_of(STAGE, manifest).options)
+        (dims,) = (part.outputs[0].dims for part in manifest.parts if part.stage == STAGE)
+        return cls(rules, settings, dims)
 
 
 class TritonPythonModel:
     """EMBEDDING, ARTEFACT_KEY, GEOMETRY -> RATIO_MAP FP32 [rows, columns], and RATIO_SCORE FP32 [1] if asked."""
 
     def initialize(self, args):
-        self.shelf = Shelf(triton.repository(args), load, most=LINES)
+        self.shelf = Shelf(triton.repository(args), ScoredLine.load, most=LINES)
 
     async def execute(self, requests):
-        lines = defaultdict(list)
-        for i, request in enumerate(requests):
-            # Only requests of one line and one shape can be asked about together.
-            lines[(triton.key(request), triton.array(request, "EMBEDDING").shape[1:])].append(i)
         responses = [None] * len(requests)
-        await asyncio.gather(
-            *(self.score_line(key, rows, requests, responses) for (key, _), rows in lines.items())
-        )
+        lines = defaultdict(list)
+        for place, request in enumerate(requests):
+            try:
+                question = self.read(place, request)
+            except Exception as error:  # of this request alone
+                responses[place] = triton.failure(error)
+            else:
+                # Only requests of one line and one shape can be asked about together.
+                lines[question.key, question.embedding.shape[1:]].append(question)
+        await asyncio.gather(*(self.score_line(asked, responses) for asked in lines.values()))
         return responses
 
-    async def score_line(self, key, rows, requests, responses):
+    def read(self, place, request):
+        """Read a request. Raises FlawlineError for one that cannot be scored, before anything else is asked."""
+        key = triton.key(request)
+        line = self.shelf.get(key)
+        geometries = triton.geometries(request, line.rules)
+        embedding = triton.array(request, "EMBEDDING")
+        check_features(embedding, line.dims, geometries)
+        return Question(place, request, key, line, geometries, embedding)
+
+    async def score_line(self, asked, responses):
+        """Answer requests of one line: together, or each alone where the banks do not answer that."""
+        first = asked[0]
         try:
-            rules, settings = self.shelf.get(key)
-            embeddings = [triton.array(requests[i], "EMBEDDING") for i in rows]
-            answers = await ask_both(np.concatenate(embeddings), key, settings.has_positive)
-        except (BankError, FlawlineError) as error:
-            for i in rows:
-                responses[i] = triton.fail(str(error))
+            embeddings = np.concatenate([question.embedding for question in asked])
+            answers = await ask_both(embeddings, first.key, first.line.settings.has_positive)
+        except Exception as error:  # the one at fault, if any, is found alone
+            if len(asked) == 1:
+                responses[first.place] = triton.failure(error)
+            else:
+                await asyncio.gather(*(self.score_line([question], responses) for question in asked))
             return
         pairs = iter(list(zip(*answers, strict=True)))
-        for i in rows:
-            mine = [next(pairs) for _ in triton.array(requests[i], "GEOMETRY")]
-            responses[i] = self.score_pictures(requests[i], mine, rules, settings)
+        for question in asked:
+            mine = [next(pairs) for _ in question.geometries]
+            responses[question.place] = triton.answered(partial(score, question, mine), question.request)
 
-    def score_pictures(self, request, answers, rules, settings):
-        try:
-            geometries = triton.geometries(request, rules)
-            found = [
-                find_ratio(*answer, geometry, settings)
-                for answer, geometry in zip(answers, geometries, strict=True)
-            ]
-        except FlawlineError as error:
-            return triton.refuse(str(error))
-        outputs = {"RATIO_MAP": np.stack([finding.map for finding in found])}
-        if "RATIO_SCORE" in request.requested_output_names():
-            outputs["RATIO_SCORE"] = np.array([[finding.score] for finding in found], dtype=np.float32)
-        return triton.answer(**outputs)
+
+def score(question, answers, request):
+    """The ratio of each picture of a request, from what the banks answered."""
+    found = [
+        find_ratio(*answer, geometry, question.line.settings)
+        for answer, geometry in zip(answers, question.geometries, strict=True)
+    ]
+    outputs = {"RATIO_MAP": np.stack([finding.map for finding in found])}
+    if "RATIO_SCORE" in request.requested_output_names():
+        outputs["RATIO_SCORE"] = np.array([[finding.score] for finding in found], dtype=np.float32)
+    return triton.answer(**outputs)

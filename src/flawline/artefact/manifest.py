@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flawline.errors import ArtefactError, first_fault
 from flawline.scoring.finding import Role
+from flawline.scoring.picture import EIGHT
 from flawline.scoring.windows import WindowSettings
 
 FILE = "manifest.json"
@@ -280,6 +281,7 @@ class Manifest(_Frozen):
         seed: seed of every random choice.
         size: side of the model square, or of each window, in pixels.
         windows: how pictures are cut into windows; None brings each whole into one square.
+        bits: bits that the values of its pictures fill; see LineSettings.
         fused: whether the line is also published as one model.
         data: pictures it was built from.
         teacher: description of the teacher; see flawline.teachers.Teacher.description.
@@ -309,6 +311,7 @@ class Manifest(_Frozen):
     seed: int
     size: int
     windows: WindowSettings | None = None
+    bits: int = EIGHT
     fused: bool
     data: DataFacts
     teacher: dict[str, Any]

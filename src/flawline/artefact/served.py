@@ -12,7 +12,7 @@ from flawline.artefact.rules import Rules
 from flawline.errors import ArtefactError
 from flawline.scoring.finding import Finding
 from flawline.scoring.knn import BankIndex
-from flawline.scoring.picture import Geometry, Pixels, letterbox
+from flawline.scoring.picture import EIGHT, Geometry, Values, letterbox
 from flawline.scoring.ratio import RatioSettings, find_ratio
 from flawline.scoring.settings import PartSettings
 from flawline.scoring.verdict import Verdict, judge
@@ -92,7 +92,8 @@ class ServedLine:
         self.size = self.manifest.size
         self.rules = Rules.load(folder, self.manifest)
         self.graph = TARGETS.get(target or self.manifest.target).load(folder, threads)
-        blank = np.zeros((1, self.size, self.size, 3), dtype=np.uint8)
+        dtype = np.uint8 if self.rules.settings.bits == EIGHT else np.uint16
+        blank: Values = np.zeros((1, self.size, self.size, 3), dtype)
         key = tuple(self.graph.run(blank)["ARTEFACT_KEY"][0].tolist())  # warms up as well
         if key != self.manifest.artefact_key:
             msg = f"{folder}: graph and settings are of different builds; build the line again or roll back"
@@ -104,15 +105,17 @@ class ServedLine:
             for part, settings in zip(self.manifest.parts, self.rules.settings.parts, strict=True)
         ]
 
-    def check(self, pixels: Pixels) -> None:
-        """Raise PictureError for a picture UINT8 [H, W, 3] that this line cannot place.
+    def check(self, pixels: Values) -> None:
+        """Raise PictureError for a picture [H, W, 3] that this line cannot place.
 
         It has another shape than the line's regions to ignore, or too many pixels for its windows.
         """
         self.rules.place(pixels.shape[1], pixels.shape[0])
 
-    def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each, in one run of the graph, or one by one by their windows.
+    def inspect(self, pictures: Sequence[Values]) -> list[Verdict]:
+        """Judge decoded pictures in one run of the graph, or one by one by their windows.
+
+        They are [H, W, 3], UINT8, or UINT16 where the line's fill more than eight bits.
 
         Raises:
             PictureError: see `check`.
@@ -129,8 +132,8 @@ class ServedLine:
             for number, geometry in enumerate(geometries)
         ]
 
-    def _judge_windows(self, pixels: Pixels) -> Verdict:
-        plane, geometry = frame(pixels, self.size, self.rules.settings.windows)
+    def _judge_windows(self, pixels: Values) -> Verdict:
+        plane, geometry = frame(pixels, self.size, self.rules.settings.windows, self.rules.settings.bits)
         return self._judge(run_windows(self.graph.run, plane, geometry), geometry)
 
     def _judge(self, arrays: Arrays, geometry: Geometry) -> Verdict:

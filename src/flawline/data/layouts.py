@@ -17,6 +17,7 @@ from flawline.data import (
 )
 from flawline.data.account import left_out
 from flawline.data.copies import Distinct, distinct
+from flawline.data.depth import with_learnt_bits
 from flawline.data.folders import class_name, find_pictures, subfolders
 from flawline.data.sample import COPIES, GOOD, Dataset, Sample
 from flawline.data.soundness import check_sound
@@ -80,7 +81,7 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
                 f"Exact copies among those used, as one item each or as defects of two classes: {kept.staying}."
             )
         check_sound(dataset.samples, dataset.name)
-    return dataset
+    return with_learnt_bits(dataset, tell=not known)
 
 
 def load_holdout(spec: str) -> tuple[Sample, ...]:

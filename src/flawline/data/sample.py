@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flawline.data.label import of_shape, read_label
 from flawline.errors import DataError, PictureError
-from flawline.scoring.picture import Pixels, decode, upright_size
+from flawline.scoring.picture import EIGHT, Pixels, Values, decode, in_eight_bits, upright_size
 from flawline_client.folders import LeftOut, shown, tell
 
 GOOD = "good"
@@ -29,7 +29,8 @@ class Sample:
     """A picture on disk and its labels.
 
     `defect_class` is GOOD for a normal picture. A defect without a pixel label has `mask` None. Pictures of
-    one physical item share a `group`, and a group lies wholly in one `split`.
+    one physical item share a `group`, and a group lies wholly in one `split`. `bits` are those that the values of
+    the line's pictures fill: 8, or 9 to 16 in files of 16 bits; see flawline.data.depth.
     """
 
     image: Path
@@ -37,6 +38,7 @@ class Sample:
     mask: Path | None
     group: str
     split: Split
+    bits: int = EIGHT
 
     @property
     def is_defect(self) -> bool:
@@ -49,9 +51,16 @@ class Sample:
         return shown(f"{self.image.parent.name}/{self.image.name}")
 
     def read_image(self) -> Pixels:
-        """UINT8 [H, W, 3], RGB. Raises DataError naming the file if it cannot be read."""
+        """UINT8 [H, W, 3], RGB, for people and for what draws on pictures. Raises DataError as `read_values`."""
+        return in_eight_bits(self.read_values(), self.bits)
+
+    def read_values(self) -> Values:
+        """[H, W, 3], RGB, as the line looks at it: UINT8, or UINT16 where `bits` are more.
+
+        Raises DataError naming the file if it cannot be read.
+        """
         try:
-            return decode(self.image.read_bytes())
+            return decode(self.image.read_bytes(), self.bits)
         except (OSError, PictureError) as error:
             msg = f"{self.image}: {error}; repair or remove the file"
             raise DataError(msg) from error
@@ -105,6 +114,11 @@ class Dataset:
     samples: tuple[Sample, ...]
     left_out: tuple[LeftOut, ...] = ()
     division: str = "the data set's own split"
+
+    @property
+    def bits(self) -> int:
+        """Bits that the values of its pictures fill; see Sample."""
+        return max((sample.bits for sample in self.samples), default=EIGHT)
 
     @property
     def train_normals(self) -> tuple[Sample, ...]:

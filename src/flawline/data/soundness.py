@@ -98,7 +98,7 @@ def _shape(path: Path) -> tuple[int, int]:
             decode(content)  # which says so
         msg = f"the picture is damaged or truncated ({error})"
         raise PictureError(msg) from error
-    height, width = decode(content).shape[:2]
+    height, width = decode(content, None).shape[:2]
     return height, width
 
 

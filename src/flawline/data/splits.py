@@ -1,6 +1,7 @@
 """Train and test: read from a split.csv, or drawn so that pictures of one item stay together."""
 
 import csv
+import io
 import os
 import unicodedata
 from collections import defaultdict
@@ -15,6 +16,7 @@ from flawline.data.folders import class_name
 from flawline.data.sample import GOOD, Sample, Split
 from flawline.data.spreadsheet import read_rows
 from flawline.errors import DataError
+from flawline.files import write_atomically
 from flawline_client.folders import shown
 
 SPLIT_FILE = "split.csv"
@@ -125,13 +127,17 @@ def _spellings(name: str) -> Iterator[str]:
 
 
 def write_split(root: Path, samples: Iterable[Sample]) -> None:
-    """Write `root/split.csv` for samples below `root`; `read_split` gives them back."""
-    with (root / SPLIT_FILE).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for s in samples:
-            mask = s.mask.relative_to(root).as_posix() if s.mask else ""
-            writer.writerow([s.image.relative_to(root).as_posix(), mask, s.defect_class, s.group, s.split])
+    """Write `root/split.csv` for samples below `root`, which has none yet; `read_split` gives them back.
+
+    Raises OutputError where it has one: somebody's work.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for s in samples:
+        mask = s.mask.relative_to(root).as_posix() if s.mask else ""
+        writer.writerow([s.image.relative_to(root).as_posix(), mask, s.defect_class, s.group, s.split])
+    write_atomically(root / SPLIT_FILE, text.getvalue())
 
 
 def split_by_group(

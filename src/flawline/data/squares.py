@@ -14,7 +14,7 @@ from flawline.data.sample import Sample
 from flawline.errors import DataError, PictureError
 from flawline.progress import track
 from flawline.scoring.ignored import Ignored, filled
-from flawline.scoring.picture import Geometry, Pixels, letterbox
+from flawline.scoring.picture import EIGHT, Geometry, Pixels, Values, in_eight_bits, letterbox, white_of
 from flawline.scoring.windows import WindowSettings, frame
 from flawline_client.folders import shown
 
@@ -32,32 +32,40 @@ Change = Callable[[int, Pixels], Pixels]
 
 @dataclass(frozen=True)
 class Square:
-    """A picture in the model square: `pixels` UINT8 [S, S, 3] and where the picture lies in it.
+    """A picture in the model square: `values` UINT8 [S, S, 3] and where the picture lies in it.
 
-    With windows the pixels are the plane that they cover, UINT8 [rows, columns, 3].
+    With windows the values are those of the plane that they cover, [rows, columns, 3]. Where the line's pictures
+    fill more than eight `bits` the values are UINT16, unless the picture was made from one of eight.
     """
 
-    pixels: Pixels
+    values: Values
     geometry: Geometry
+    bits: int = EIGHT
 
     @classmethod
     def of(
         cls,
-        pixels: Pixels,
+        values: Values,
         size: int,
         ignored: Ignored | None = None,
         windows: WindowSettings | None = None,
+        bits: int = EIGHT,
     ) -> "Square":
-        """Letterbox UINT8 [H, W, 3], and fill what is ignored; or lay windows over it.
+        """Letterbox UINT8 or UINT16 [H, W, 3], and fill what is ignored; or lay windows over it.
 
         Raises:
             PictureError: its shape is another than that of `ignored`, or it is too large for `windows`.
 
         """
         if ignored is None:
-            return cls(*frame(pixels, size, windows))
-        square, geometry = letterbox(pixels, size, ignored)
-        return cls(filled(square, ignored.square), geometry)
+            return cls(*frame(values, size, windows, bits), bits)
+        square, geometry = letterbox(values, size, ignored)
+        return cls(filled(square, ignored.square), geometry, bits)
+
+    @property
+    def pixels(self) -> Pixels:
+        """The values as UINT8, for people and for what draws on pictures."""
+        return in_eight_bits(self.values, self.bits)
 
     @property
     def extent(self) -> tuple[int, int]:
@@ -70,8 +78,8 @@ class Square:
         height, width = (
             min(size, whole - start) for whole, start in zip(self.extent, (top, left), strict=True)
         )
-        pixels = self.pixels[top : top + size, left : left + size].copy()
-        return Square(pixels, Geometry(width, height, width, height, size))
+        values = self.values[top : top + size, left : left + size].copy()
+        return Square(values, Geometry(width, height, width, height, size), self.bits)
 
 
 class Squares(Sequence[Square]):
@@ -96,7 +104,8 @@ class Squares(Sequence[Square]):
         keep_bytes: int = KEEP_BYTES,
     ) -> None:
         self.samples, self.size, self.ignored, self.windows = tuple(samples), size, ignored, windows
-        self._most = keep_bytes // (3 * size * size) if windows is None else 0
+        deep = any(sample.bits > EIGHT for sample in self.samples)
+        self._most = keep_bytes // ((6 if deep else 3) * size * size) if windows is None else 0
         self._kept: dict[Sample, Square] = {}
         self._geometries: dict[Sample, Geometry] = {}
         self._clipped: dict[Sample, float] = {}
@@ -179,14 +188,17 @@ class Squares(Sequence[Square]):
         if sample in self._kept:
             return self._kept[sample]
         try:
-            pixels = sample.read_image() if self._change is None else self._change(row, self.read(row))
-            square = Square.of(pixels, self.size, self.ignored, self.windows)
+            values: Values = (
+                sample.read_values() if self._change is None else self._change(row, self.read(row))
+            )
+            square = Square.of(values, self.size, self.ignored, self.windows, sample.bits)
         except PictureError as error:
             msg = f"{sample.image}: {error}"
             raise DataError(msg) from error
         self._geometries[sample] = square.geometry
-        brightest = pixels.max(2) if self.ignored is None else pixels.max(2)[~self.ignored.mask]
-        self._clipped[sample] = float((brightest == 255).mean())
+        brightest = values.max(2) if self.ignored is None else values.max(2)[~self.ignored.mask]
+        white = 255 if values.dtype == np.uint8 else white_of(sample.bits)
+        self._clipped[sample] = float((brightest >= white).mean())
         if len(self._kept) < self._most:
             self._kept[sample] = square
         return square
@@ -226,7 +238,7 @@ def fingerprint(squares: Iterable[Square]) -> str:
     """SHA-256 (hex) over the pixels of squares, in their order."""
     digest = hashlib.sha256()
     for square in squares:
-        digest.update(square.pixels.tobytes())
+        digest.update(square.values.tobytes())
     return digest.hexdigest()
 
 

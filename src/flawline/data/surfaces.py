@@ -4,7 +4,6 @@
 The pictures are drawn once, into a folder of layout `folder` with a split.csv, and read from there afterwards.
 """
 
-import os
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -20,6 +19,7 @@ from flawline.data.sample import GOOD, Sample, Split
 from flawline.data.splits import read_split, write_split
 from flawline.data.textures import FAMILIES, Plane, render_surface
 from flawline.errors import DataError
+from flawline.files import cache_folder
 from flawline.progress import track
 
 __all__ = ["SurfaceOptions", "defect_kinds", "load", "plant_defect", "render_surface"]
@@ -28,6 +28,8 @@ DRAWING = 1
 """Raised whenever the same options give other pictures, so that old ones are not taken for new."""
 MIN_SIDE, MAX_SIDE = 64, 4096
 """Pixels; anything smaller holds too little of a surface and of a defect."""
+MOST_PICTURES = 100_000
+"""Pictures of one kind that are drawn at most."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,13 @@ class SurfaceOptions:
             _refuse(f"there is no family '{self.family}'; choose one of {', '.join(FAMILIES)}")
         if not MIN_SIDE <= min(self.size) <= max(self.size) <= MAX_SIDE:
             _refuse(f"size is {self.size[0]}x{self.size[1]}; give sides of {MIN_SIDE} to {MAX_SIDE} pixels")
-        if self.normals < 1 or min(self.test_normals, self.test_defects, self.train_defects, self.seed) < 0:
-            _refuse("normals must be at least 1, the other counts and the seed at least 0")
+        counts = (self.normals, self.test_normals, self.test_defects, self.train_defects)
+        if self.normals < 1 or min(counts) < 0 or max(counts) > MOST_PICTURES:
+            _refuse(
+                f"normals must be at least 1, the other counts at least 0, and none above {MOST_PICTURES}"
+            )
+        if not 0 <= self.seed < 2**32:
+            _refuse(f"the seed must be from 0 to {2**32 - 1}")
         if not (0 < self.contrast <= 4 and 0.1 <= self.scale <= 10):
             _refuse("contrast must be above 0 and at most 4, scale from 0.1 to 10")
         if not 0 <= self.light <= 2:
@@ -122,7 +129,7 @@ def load(options: SurfaceOptions, *, cache: Path | None = None) -> tuple[Path, t
     Args:
         options: what to draw. Kinds of defect take turns, so each is there about equally often.
         cache: folder that holds the drawn lines, each in a folder named after its options; by default
-            `$XDG_CACHE_HOME/flawline/surfaces`, or the same below `~/.cache`.
+            `surfaces` in flawline.files.cache_folder().
 
     Returns:
         The line's folder, and its samples in stable order: train normals, test normals, test and train defects.
@@ -132,7 +139,7 @@ def load(options: SurfaceOptions, *, cache: Path | None = None) -> tuple[Path, t
 
     """
     if cache is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flawline" / "surfaces"
+        cache = cache_folder() / "surfaces"
     root = cache / options.folder_name()
     if not root.is_dir():
         try:

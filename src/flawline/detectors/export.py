@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from flawline.detectors.line import Line
+from flawline.scoring.picture import EIGHT
 
 INPUT = "PICTURE"
 KEY = "ARTEFACT_KEY"
 
 
 class LineGraph(nn.Module):
-    """PICTURE UINT8 [B, S, S, 3] -> what the line's parts give and, repeated B times, ARTEFACT_KEY INT32 [2].
+    """PICTURE [B, S, S, 3] -> what the line's parts give and, repeated B times, ARTEFACT_KEY INT32 [2].
 
     The key travels inside the graph, so that settings, calibration and banks can never be those of another build.
     """
@@ -38,8 +39,12 @@ class LineGraph(nn.Module):
 
 
 def export_onnx(graph: LineGraph, size: int, path: Path) -> None:
-    """Write `graph` for squares of `size` pixels and any batch as a checked ONNX file without side files."""
-    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
+    """Write `graph` for squares of `size` pixels and any batch as a checked ONNX file without side files.
+
+    PICTURE is UINT8, or UINT16 where the line's pictures fill more than eight bits.
+    """
+    dtype = torch.uint8 if graph.line.teacher.bits == EIGHT else torch.uint16
+    example = torch.zeros((2, size, size, 3), dtype=dtype)
     with warnings.catch_warnings():  # the exporter's notes to its own developers
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)

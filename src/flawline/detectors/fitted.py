@@ -33,7 +33,7 @@ from flawline.scoring.calibration import Calibration, Method, calibrate, worth_o
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
 from flawline.scoring.oddness import limit_statement
-from flawline.scoring.picture import Geometry, Pixels
+from flawline.scoring.picture import Geometry, Values
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.verdict import Verdict, judge
 from flawline.teachers import Teacher
@@ -99,8 +99,10 @@ class FittedLine:
             heading: text for part in self.model.parts for heading, text in part.statements.items()
         }
 
-    def inspect(self, pictures: Sequence[Pixels]) -> list[Verdict]:
-        """Judge decoded pictures, UINT8 [H, W, 3] each: the reference that every served answer must equal.
+    def inspect(self, pictures: Sequence[Values]) -> list[Verdict]:
+        """Judge decoded pictures [H, W, 3]: the reference that every served answer must equal.
+
+        They are UINT8, or UINT16 where the line's fill more than eight bits; UINT8 is then taken as made from one.
 
         Raises:
             PictureError: one has another shape than the line's mask of regions to ignore.
@@ -108,7 +110,8 @@ class FittedLine:
         """
         settings = self.settings
         squares = [
-            Square.of(pixels, settings.size, self.rules.ignored, settings.windows) for pixels in pictures
+            Square.of(values, settings.size, self.rules.ignored, settings.windows, settings.bits)
+            for values in pictures
         ]
         return [
             judge(findings, square.geometry, self.settings, self.calibration.scores)

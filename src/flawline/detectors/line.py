@@ -11,9 +11,9 @@ from flawline.data.squares import Square
 from flawline.detectors.part import Part
 from flawline.scoring.finding import Finding
 from flawline.scoring.ignored import Ignored
-from flawline.scoring.picture import Pixels
+from flawline.scoring.picture import EIGHT, Values, white_of
 from flawline.scoring.windows import run_windows
-from flawline.teachers import Teacher
+from flawline.teachers import Teacher, in_grey_levels, stacked
 
 
 class Filled(nn.Module):
@@ -24,17 +24,19 @@ class Filled(nn.Module):
 
     kept: Tensor
 
-    def __init__(self, ignored: Ignored) -> None:
+    def __init__(self, ignored: Ignored, bits: int) -> None:
         super().__init__()
+        self.steps = 1.0 if bits == EIGHT else white_of(bits) / 255  # values for each grey level
         kept = torch.from_numpy(~ignored.square).float()
         self.register_buffer("kept", kept[None, :, :, None])
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Turn UINT8 [B, S, S, 3] into whole numbers 0 to 255, FP32 of the same shape."""
-        shown = pictures.float() * self.kept
+        """Fill FP32 [B, S, S, 3], 0 to 255, with a mean that is rounded to what a picture's values can be."""
+        shown = pictures * self.kept
         # Axis by axis: sums of one row are exact, so that every runtime rounds the same mean.
         mean = shown.sum(dim=2, keepdim=True).sum(dim=1, keepdim=True) / self.kept.sum()
-        return shown + mean.round() * (1 - self.kept)
+        mean = mean.round() if self.steps == 1.0 else (mean * self.steps).round() / self.steps
+        return shown + mean * (1 - self.kept)
 
 
 class Line(nn.Module):
@@ -49,7 +51,7 @@ class Line(nn.Module):
 
     def __init__(self, teacher: Teacher, parts: Sequence[Part], ignored: Ignored | None = None) -> None:
         super().__init__()
-        self.filled = nn.Identity() if ignored is None else Filled(ignored)
+        self.filled = nn.Identity() if ignored is None else Filled(ignored, teacher.bits)
         self.teacher = teacher
         self.parts = tuple(parts)
         self.modules_of_parts = nn.ModuleList(part.module for part in parts)
@@ -60,8 +62,8 @@ class Line(nn.Module):
         return tuple(name for part in self.parts for name in part.outputs)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        """Turn UINT8 [B, S, S, 3] into the tensors of `outputs`, batch first. This is what is exported."""
-        pixels = self.teacher.prepare(self.filled(pictures))
+        """Turn UINT8 or UINT16 [B, S, S, 3] into the tensors of `outputs`, batch first. It is what is exported."""
+        pixels = self.teacher.prepare(self.filled(in_grey_levels(pictures, self.teacher.bits)))
         maps = self.teacher.maps(pixels)
         given: list[Tensor] = []
         for part in self.parts:
@@ -74,7 +76,7 @@ class Line(nn.Module):
         """What each part finds on each square, in eager torch; all squares are of one line."""
         if squares[0].geometry.layout is not None:
             return [self._find_by_windows(square) for square in squares]
-        pictures = torch.from_numpy(np.stack([square.pixels for square in squares]))
+        pictures = stacked([square.values for square in squares], self.teacher.bits)
         given = dict(zip(self.outputs, self(pictures.to(self.teacher.mean.device)), strict=True))
         return [
             [
@@ -85,12 +87,12 @@ class Line(nn.Module):
         ]
 
     def _find_by_windows(self, square: Square) -> list[Finding]:
-        def run(pictures: Pixels) -> dict[str, NDArray[np.generic]]:
+        def run(pictures: Values) -> dict[str, NDArray[np.generic]]:
             given = self(torch.from_numpy(pictures).to(device))
             return {name: made.cpu().numpy() for name, made in zip(self.outputs, given, strict=True)}
 
         device = self.teacher.mean.device
-        whole = run_windows(run, square.pixels, square.geometry)
+        whole = run_windows(run, square.values, square.geometry)
         stitched = {name: torch.from_numpy(values).to(device) for name, values in whole.items()}
         return [
             part.find({name: stitched[name] for name in part.outputs}, square.geometry) for part in self.parts

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from flawline.registry import Registry
 from flawline.scoring.finding import ROLES, Finding, Role
 from flawline.scoring.ignored import Ignored
 from flawline.scoring.picture import Geometry, Pixels
-from flawline.scoring.settings import PartSettings
+from flawline.scoring.settings import MOST_WEIGHT, PartSettings
 from flawline.scoring.windows import WindowSettings
 from flawline.synthesis import Material, MethodConfig, Sources, Synthesizer
 from flawline.teachers import Teacher, default_layers
@@ -41,8 +41,8 @@ class PartConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    layers: tuple[int, ...] | None = None
-    weight: float = Field(1.0, ge=0)
+    layers: tuple[Annotated[int, Field(ge=1, le=100)], ...] | None = None
+    weight: float = Field(1.0, ge=0, le=MOST_WEIGHT)
 
 
 @dataclass(frozen=True)

@@ -349,7 +349,7 @@ class _Search:
         )
         self._trials.append(trial)
         kept = _Kept(identity=self._identity, seconds=self._spent(), trials=tuple(self._trials))
-        write_atomically(self._folder / SEARCH_FILE, kept.model_dump_json(indent=1) + "\n")
+        write_atomically(self._folder / SEARCH_FILE, kept.model_dump_json(indent=1) + "\n", over=True)
         merit = self._judges.merit(self._judges.figures(_arrays(trial)))
         say(f"Tried: {candidate.title}: merit {merit:.3f} in {trial.seconds:.0f} s.")
 
@@ -566,7 +566,7 @@ def _verdict(candidate: Candidate, standing: _Standing) -> str:
 def _scores(fitted: FittedLine, samples: Sequence[Sample]) -> tuple[float, ...]:
     found: list[float] = []
     for start in track(range(0, len(samples), BATCH), "judging"):
-        pictures = [sample.read_image() for sample in samples[start : start + BATCH]]
+        pictures = [sample.read_values() for sample in samples[start : start + BATCH]]
         found += [verdict.score for verdict in fitted.inspect(pictures)]
     return tuple(found)
 

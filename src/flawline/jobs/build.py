@@ -7,7 +7,7 @@ from pathlib import Path
 from flawline.data import Dataset, Sample
 from flawline.jobs.auto import fit_named
 from flawline.jobs.evaluate import check_holdout, evaluate
-from flawline.jobs.release import ReleasedLine, release, reserve
+from flawline.jobs.release import ReleasedLine, kept_until_published, release, reserve, tell_kept
 from flawline.recipe import Recipe
 
 
@@ -46,24 +46,28 @@ def build(
 
     Raises:
         FlawlineError: whatever is wrong with data, recipe, device, server or parity, in one sentence. What was
-            published before stays as it was.
+            published before stays as it was, and what was trained is kept; see
+            flawline.jobs.release.kept_until_published.
 
     """
     check_holdout(dataset, holdout)
     with reserve(repository, line, target) as staging:
+        tell_kept(repository, line, target)
         fitted = fit_named(
             detector, dataset, recipe, seed=seed, device=device, budget=budget, checkpoint=checkpoint
         )
-        released = release(
-            fitted,
-            comparison(dataset, recipe.parity_pictures),
-            line,
-            staging,
-            repository=repository,
-            target=target,
-            fused=fused,
-            labelled=bool(dataset.test),
-        )
+        samples = comparison(dataset, recipe.parity_pictures)
+        with kept_until_published(fitted, samples, line, repository=repository, target=target, fused=fused):
+            released = release(
+                fitted,
+                samples,
+                line,
+                staging,
+                repository=repository,
+                target=target,
+                fused=fused,
+                labelled=bool(dataset.test),
+            )
     return replace(released, holdout=evaluate(fitted, holdout)) if holdout else released
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flawline.artefact.manifest import DataFacts, Manifest, Origin
 from flawline.data import Dataset, Sample, digests
+from flawline.data.depth import at_bits
 from flawline.data.ignore import check_sizes
 from flawline.data.squares import Squares, check_differ
 from flawline.detectors.fitted import FittedLine
@@ -22,21 +23,25 @@ MOST_PICTURES = 1000
 """Pictures on which a new version is compared at most."""
 
 
-def compile_line(repository: Path, line: str, target: str, *, dataset: Dataset | None = None) -> ReleasedLine:
-    """Compile the live version of a line for another target, on this machine.
+def compile_line(
+    repository: Path, line: str, target: str, *, dataset: Dataset | None = None, kept: Path | None = None
+) -> ReleasedLine:
+    """Compile a line for another target, on this machine: its live version, or one that could not be published.
 
     Args:
         repository: Triton model repository.
         line: name of a published line.
         target: name of a target.
         dataset: pictures to prove the new version on; None takes those that the artefact keeps.
+        kept: folder of a line that was trained and not published, see flawline.jobs.release.kept_until_published;
+            None takes the live version.
 
     Raises:
         FlawlineError: there is no such line, its artefact is damaged, or the new version answers otherwise.
 
     """
     told = f"compiled for {target}"
-    return _derive(repository, line, lambda fitted: fitted, told, target=target, dataset=dataset)
+    return _derive(repository, line, lambda fitted: fitted, told, target=target, dataset=dataset, kept=kept)
 
 
 def calibrate_line(
@@ -77,7 +82,7 @@ def calibrate_line(
         asked, second = _budgets(fitted.calibration, false_alarm, look_again)
         if dataset is None:
             return fitted.with_budget(asked, second)
-        normals = dataset.train_normals
+        normals = at_bits(dataset.train_normals, fitted.settings.bits)
         check_normals(dataset, asked, purpose="calibrate")
         _check_new(dataset, fitted.data, line)
         good = sum(not sample.is_defect for sample in dataset.samples)
@@ -148,12 +153,13 @@ def teach_line(
         raise RecipeError(msg)
 
     def change(fitted: FittedLine) -> FittedLine:
+        near, far = (at_bits(samples, fitted.settings.bits) for samples in (normals, defects))
         teacher, size, windows = fitted.model.teacher, fitted.settings.size, fitted.settings.windows
         ignored = fitted.rules.ignored
         if ignored is not None:
             check_sizes((*normals, *defects), ignored, f"line '{line}'")
         taught = [
-            part.taught(teacher, normals, defects, size=size, ignored=ignored, windows=windows)
+            part.taught(teacher, near, far, size=size, ignored=ignored, windows=windows)
             for part in fitted.model.parts
         ]
         if not any(taught):
@@ -197,9 +203,10 @@ def _derive(
     *,
     target: str | None = None,
     dataset: Dataset | None = None,
+    kept: Path | None = None,
 ) -> ReleasedLine:
-    """Load the live version, change it, and release it as a new one."""
-    folder = publish.live_artefact(repository, line)
+    """Load the live version, or one that was kept, change it, and release it as a new one."""
+    folder = publish.live_artefact(repository, line) if kept is None else kept
     fitted, manifest = FittedLine.load(folder)
     wanted = target or manifest.target
     with reserve(repository, line, wanted) as staging:
@@ -217,7 +224,7 @@ def _derive(
             fused=manifest.fused,
             labelled=dataset is not None and bool(dataset.test),
             metrics=None if target is None else manifest.metrics,  # a compiled line is the same line
-            origin=Origin(version=manifest.version, change=told),
+            origin=Origin(version=manifest.version, change=told) if kept is None else manifest.origin,
         )
 
 

@@ -7,14 +7,23 @@ from pathlib import Path
 
 from flawline.data import Dataset, Sample, load_dataset
 from flawline.data.copies import alike
+from flawline.data.depth import at_bits
 from flawline.data.leave_out import leave_out
 from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
+from flawline.files import check_distinct
 from flawline.jobs.auto import fit_named
 from flawline.jobs.fit import FittedLine
 from flawline.progress import track
 from flawline.recipe import Recipe
-from flawline.report.evaluation import Evaluation, accuracy_row, merge_rows, peak_rss_mb, spread
+from flawline.report.evaluation import (
+    Evaluation,
+    accuracy_row,
+    check_rows_file,
+    merge_rows,
+    peak_rss_mb,
+    spread,
+)
 from flawline.report.page import write_report
 from flawline.report.scores import Group, check_scores_file, write_scores
 from flawline_client.folders import shown
@@ -67,8 +76,11 @@ def measure(
 
     """
     runs: list[Run] = []
+    check_distinct({"--json": json_file, "--scores": scores_file})
+    if json_file is not None:
+        check_rows_file(json_file)
     if scores_file is not None:
-        check_scores_file(scores_file, json_file)
+        check_scores_file(scores_file)
     for seed in seeds:
         dataset = leave_out(load_dataset(data, seed=seed, known=bool(runs)), listed)
         check_test(dataset)
@@ -160,9 +172,10 @@ def evaluate(fitted: FittedLine, samples: Sequence[Sample]) -> Evaluation:
 
     """
     evaluation = Evaluation.of(fitted.rules, fitted.seed)
+    samples = at_bits(samples, fitted.settings.bits)
     for start in track(range(0, len(samples), fitted.batch), f"scoring, seed {fitted.seed}"):
         batch = samples[start : start + fitted.batch]
-        verdicts = fitted.inspect([sample.read_image() for sample in batch])
+        verdicts = fitted.inspect([sample.read_values() for sample in batch])
         for sample, verdict in zip(batch, verdicts, strict=True):
             evaluation.add(sample, verdict)
     return evaluation

@@ -24,6 +24,7 @@ from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
 from flawline.scoring.calibration import Calibration, Method, normals_needed
 from flawline.scoring.ignored import Ignored
+from flawline.scoring.picture import EIGHT
 from flawline.scoring.settings import PEAK_SHARE, LineSettings
 from flawline.scoring.windows import WindowSettings
 from flawline.teachers import Teacher, default_layers, load_teacher, settle
@@ -85,7 +86,7 @@ def fit(
     ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     chosen_device = pick_device(device)
     check_windows(kinds, recipe)
-    teacher, wanted = load_shared_teacher(kinds, recipe)
+    teacher, wanted = load_shared_teacher(kinds, recipe, dataset.bits)
     squares = normals_of(dataset, recipe, teacher, ignored)
     # TF32 would calibrate the line by other scores than it will serve.
     torch.backends.cudnn.allow_tf32 = False
@@ -116,7 +117,7 @@ def fit(
         recipe=_spelt_out(recipe, kinds).model_dump(mode="json"),
         seed=seed,
         model=line,
-        rules=Rules(_settings(recipe, parts, squares.windows), blank, ignored),
+        rules=Rules(_settings(recipe, parts, squares.windows, dataset.bits), blank, ignored),
         data=DataFacts(
             name=dataset.name,
             fingerprint=dataset.fingerprint(),
@@ -160,7 +161,9 @@ def kept_apart(
     return kept, method, held_out
 
 
-def load_shared_teacher(kinds: Sequence[type[Part]], recipe: Recipe) -> tuple[Teacher, list[tuple[int, ...]]]:
+def load_shared_teacher(
+    kinds: Sequence[type[Part]], recipe: Recipe, bits: int = EIGHT
+) -> tuple[Teacher, list[tuple[int, ...]]]:
     """Load the recipe's teacher with the layers of all parts, and say which layers each part takes.
 
     An adapted teacher gives the layers that memory banks take, whatever the parts: so a part alone learns on the
@@ -171,7 +174,7 @@ def load_shared_teacher(kinds: Sequence[type[Part]], recipe: Recipe) -> tuple[Te
     layers = tuple(sorted({*adapted, *(layer for each in wanted for layer in each)}))
     # The exposure of windows is that of their whole picture, and evened before it is cut.
     even = recipe.even_exposure and recipe.windows is None
-    return load_teacher(recipe.teacher, layers=layers, even_exposure=even), wanted
+    return load_teacher(recipe.teacher, layers=layers, even_exposure=even, bits=bits), wanted
 
 
 def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Ignored | None = None) -> Squares:
@@ -376,7 +379,9 @@ def _spelt_out(recipe: Recipe, kinds: Sequence[type[Part]]) -> Recipe:
     )
 
 
-def _settings(recipe: Recipe, parts: Sequence[Part], windows: WindowSettings | None) -> LineSettings:
+def _settings(
+    recipe: Recipe, parts: Sequence[Part], windows: WindowSettings | None, bits: int
+) -> LineSettings:
     """The line's constants before calibration."""
     return LineSettings(
         size=recipe.size,
@@ -387,6 +392,7 @@ def _settings(recipe: Recipe, parts: Sequence[Part], windows: WindowSettings | N
         fusion=recipe.fusion,
         parts=tuple(part.settings() for part in parts),
         windows=windows,
+        bits=bits,
     )
 
 

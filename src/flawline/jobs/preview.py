@@ -72,7 +72,7 @@ def preview(
     recipe = settled(recipe, dataset, kinds)
     ignored = read_ignored(recipe.ignore, dataset, recipe.size)
     check_windows(kinds, recipe)
-    teacher, (layers,) = load_shared_teacher(kinds, recipe)
+    teacher, (layers,) = load_shared_teacher(kinds, recipe, dataset.bits)
     kept = kept_apart(normals_of(dataset, recipe, teacher, ignored), kinds, recipe, seed)[0]
     context = context_of(
         kind,

@@ -15,12 +15,13 @@ from scipy.stats import spearmanr
 from flawline.artefact.manifest import ParityFacts
 from flawline.artefact.served import ServedLine
 from flawline.data import Sample
+from flawline.data.depth import at_bits
 from flawline.detectors.fitted import FittedLine
 from flawline.errors import DataError, FlawlineError
 from flawline.progress import track
 from flawline.report.evaluation import Evaluation
 from flawline.repository import names
-from flawline.scoring.picture import Pixels
+from flawline.scoring.picture import Values
 from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, peak_level, regions_of
 from flawline.serving.tritonserver import TritonServer
 from flawline_client import Inspection, InspectionClient
@@ -418,6 +419,7 @@ def prove(
 
     """
     evaluation = Evaluation.of(fitted.rules, fitted.seed)
+    samples = at_bits(samples, fitted.settings.bits)
     threads = len(os.sched_getaffinity(0))
     in_process = {"graph": ServedLine(artefact, threads=threads, target="onnxruntime")}
     manifest = in_process["graph"].manifest
@@ -437,7 +439,7 @@ def prove(
     with _serving(repository, timeout) as client:
         batches = [samples[start : start + fitted.batch] for start in range(0, len(samples), fitted.batch)]
         for batch in track(batches, "comparing eager and served"):
-            pictures = [sample.read_image() for sample in batch]
+            pictures = [sample.read_values() for sample in batch]
             reference = fitted.inspect(pictures)
             for sample, verdict in zip(batch, reference, strict=True):
                 evaluation.add(sample, verdict)
@@ -463,7 +465,7 @@ def _serving(repository: Path, timeout: float) -> Iterator[InspectionClient]:
 
 
 def _ask(
-    client: InspectionClient, model: str, pictures: Sequence[Path] | Sequence[Pixels], concurrency: int
+    client: InspectionClient, model: str, pictures: Sequence[Path] | Sequence[Values], concurrency: int
 ) -> list[Answer]:
     answers = []
     for result in client.inspect_many(model, pictures, concurrency=concurrency):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import resource
 import statistics
 import sys
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from flawline.artefact.rules import Rules
 from flawline.data.sample import Sample
 from flawline.errors import DataError, RecipeError
-from flawline.files import write_atomically
+from flawline.files import check_output, write_atomically
 from flawline.report.gallery import Card, Gallery, PictureRow
 from flawline.report.metrics import PixelCurves, image_metrics, threshold_at, to_picture
 from flawline.report.promise import PromiseTest, Share, check_promise
@@ -460,26 +461,44 @@ def merge_rows(path: Path, rows: Iterable[Mapping[str, object]], key: Sequence[s
     The file is written whole or not at all.
 
     Raises:
-        DataError: the file is there but is not a JSON list of objects.
+        DataError: the file is there but is not a JSON list of objects with most of these fields.
 
     """
-    merged = {_row_key(row, key): row for row in (*_read_rows(path), *rows)}
+    merged = {_row_key(row, key): row for row in (*_read_rows(path, key), *rows)}
     ordered = [merged[each] for each in sorted(merged)]
-    write_atomically(path, json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    content = json.dumps(ordered, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    write_atomically(path, content, over=True)
 
 
-def _read_rows(path: Path) -> list[dict[str, object]]:
-    if not path.exists():
+def check_rows_file(path: Path, key: Sequence[str] = ACCURACY_KEY) -> None:
+    """Refuse, before any work is done, a file that cannot be written or that is there and holds no such rows.
+
+    Raises:
+        DataError: as `merge_rows`.
+        OutputError: as flawline.files.check_output.
+
+    """
+    check_output(path, "--json", over=True)
+    _read_rows(path, key)
+
+
+def _read_rows(path: Path, key: Sequence[str]) -> list[dict[str, object]]:
+    if not os.path.lexists(path):
         return []
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         msg = f"{path}: not a JSON file ({error}); repair it, or remove it to start anew"
         raise DataError(msg) from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        msg = f"{path}: not a list of results; name another file, or remove it to start anew"
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_row(row, key) for row in rows):
+        msg = f"{path}: not a list of results, of which each says its {', '.join(key)}; name another file"
         raise DataError(msg)
     return rows
+
+
+def _is_row(row: Mapping[str, object], key: Sequence[str]) -> bool:
+    """Whether most fields of `key` are there: rows of older versions may lack some."""
+    return 2 * len(row.keys() & set(key)) > len(key)
 
 
 def _row_key(row: Mapping[str, object], key: Sequence[str]) -> tuple[str, ...]:

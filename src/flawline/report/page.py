@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 
 from flawline.errors import DataError
-from flawline.files import write_atomically
+from flawline.files import HTML_MARK, check_output, write_atomically
 from flawline.report import operating_point, plots
 from flawline.report.evaluation import Evaluation, EvaluationResult, Spread, spread
 from flawline.report.gallery import Card, PictureRow
@@ -141,7 +141,17 @@ def write_report(
         galleries=_galleries(evaluations[middle]),
         errors=_errors(evaluations[middle].rows),
     )
-    write_atomically(path, page)
+    write_atomically(path, page, over=HTML_MARK)
+
+
+def check_report_file(path: Path, option: str = "--report") -> None:
+    """Refuse, before any work is done, a file that cannot be written or that is there and no report of Flawline.
+
+    Raises:
+        OutputError: as flawline.files.check_output.
+
+    """
+    check_output(path, option, HTML_MARK)
 
 
 def _middle(results: Sequence[EvaluationResult]) -> int:

@@ -5,8 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from flawline.errors import RecipeError
-from flawline.files import write_atomically
+from flawline.files import check_output, write_atomically
 from flawline.report.gallery import PictureRow
 from flawline_client.folders import shown
 
@@ -17,33 +16,21 @@ COLUMNS = ("path", "label", "score", "p_value", "verdict", "located", "set", "se
 `set` is `test`, `holdout`, or `train` where a build had no test pictures to compare.
 """
 
+_MARK = ",".join(COLUMNS).encode() + b"\n"
+"""First line of the file, by which it is known."""
+
 Group = tuple[str, int, Sequence[PictureRow]]
 """Name of a set, seed of the fit, and what was said of each picture."""
 
 
-def check_scores_file(path: Path, *others: Path | None) -> None:
-    """Refuse a file that is there and holds no scores: it may be a picture, a split or a recipe.
-
-    Args:
-        path: file to write later.
-        others: files that the same command writes; None for those that it does not.
+def check_scores_file(path: Path) -> None:
+    """Refuse, before any work is done, a file that cannot be written or that is there and holds no scores.
 
     Raises:
-        RecipeError: the file would be overwritten though it holds something else, or is to be written twice.
+        OutputError: as flawline.files.check_output.
 
     """
-    if any(other is not None and other.resolve() == path.resolve() for other in others):
-        msg = f"{path}: two results would be written to this one file; give --scores a file of its own"
-        raise RecipeError(msg)
-    if path.is_dir():
-        msg = f"{path} is a folder; give --scores the name of a CSV file"
-        raise RecipeError(msg)
-    if path.exists():
-        with path.open("rb") as file:
-            head = file.readline(200)
-        if head.rstrip() != ",".join(COLUMNS).encode():
-            msg = f"{path} is there and holds no scores of Flawline; give --scores the name of another file"
-            raise RecipeError(msg)
+    check_output(path, "--scores", _MARK)
 
 
 def write_scores(path: Path, groups: Iterable[Group]) -> None:
@@ -59,7 +46,7 @@ def write_scores(path: Path, groups: Iterable[Group]) -> None:
             located = "" if row.located is None else int(row.located)
             figures = (repr(row.score), repr(row.p_value), int(row.decision), located)
             writer.writerow((_text(row.path), row.defect_class, *figures, name, seed))
-    write_atomically(path, text.getvalue())
+    write_atomically(path, text.getvalue(), over=_MARK)
 
 
 def _text(path: Path) -> str:

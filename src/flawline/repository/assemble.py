@@ -10,6 +10,7 @@ from flawline.repository.model_config import (
     ModelConfig,
     Tensor,
 )
+from flawline.scoring.picture import EIGHT
 from flawline.targets.target import Native
 
 MAX_BATCH = 8
@@ -17,6 +18,8 @@ MAX_BATCH = 8
 
 _IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
 _PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
+_DEEP_PIXELS = _PIXELS.model_copy(update={"dtype": "TYPE_UINT16"})
+"""The same of a line whose pictures fill more than eight bits."""
 _ALWAYS = ("ARTEFACT_KEY", "GEOMETRY")
 """Tensors that every stage after the graph takes."""
 _DTYPES: dict[str, DType] = {"FP32": "TYPE_FP32", "INT32": "TYPE_INT32"}
@@ -25,7 +28,7 @@ _KEY = Tensor(name="ARTEFACT_KEY", dtype="TYPE_INT32", dims=(2,))
 
 def line_models(manifest: Manifest) -> dict[str, ModelConfig]:
     """All models of a line's version, pinned to that version, by name."""
-    models = [_discrepancy(manifest), _ensemble(manifest, _IMAGE), _ensemble(manifest, _PIXELS)]
+    models = [_discrepancy(manifest), _ensemble(manifest, _IMAGE), _ensemble(manifest, _pixels(manifest))]
     if manifest.fused:
         models.append(_fused(manifest))
     return {model.name: model for model in models}
@@ -66,9 +69,19 @@ def _most(manifest: Manifest) -> int:
     return MAX_BATCH if manifest.windows is None else 1
 
 
+def _pixels(manifest: Manifest) -> Tensor:
+    """Raw pixels as the line takes them."""
+    return _PIXELS if manifest.bits == EIGHT else _DEEP_PIXELS
+
+
+def _deep(manifest: Manifest) -> str:
+    """What the names of `preprocess`' tensors begin with where the line's pictures fill more than eight bits."""
+    return "" if manifest.bits == EIGHT else "DEEP_"
+
+
 def _picture(manifest: Manifest) -> str:
     """Output of `preprocess` that the line's graph takes."""
-    return f"PICTURE_{manifest.size}" if manifest.windows is None else "PICTURE"
+    return _deep(manifest) + (f"PICTURE_{manifest.size}" if manifest.windows is None else "PICTURE")
 
 
 def _discrepancy(manifest: Manifest) -> ModelConfig:
@@ -77,7 +90,7 @@ def _discrepancy(manifest: Manifest) -> ModelConfig:
         name=names.discrepancy(manifest.line),
         backend="python",
         max_batch_size=_most(manifest),
-        inputs=(Tensor(name="PICTURE", dtype="TYPE_UINT8", dims=(*sides, 3)),),
+        inputs=(Tensor(name="PICTURE", dtype=_pixels(manifest).dtype, dims=(*sides, 3)),),
         outputs=(*(tensor for part in manifest.parts for tensor in _found(part, manifest)), _KEY),
         dynamic_batching=DynamicBatching(),
         instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
@@ -105,7 +118,7 @@ def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
     steps = [
         EnsembleStep(
             model="preprocess",
-            inputs={door.name: door.name},
+            inputs={door.name if door is _IMAGE else _deep(manifest) + door.name: door.name},
             outputs={_picture(manifest): "picture", "GEOMETRY": "geometry"},
         ),
         EnsembleStep(
@@ -145,7 +158,9 @@ def _inner(*stage_tensors: str) -> dict[str, str]:
 
 
 def _fused(manifest: Manifest) -> ModelConfig:
-    doors = (door.model_copy(update={"optional": True, "ragged": True}) for door in (_IMAGE, _PIXELS))
+    doors = (
+        door.model_copy(update={"optional": True, "ragged": True}) for door in (_IMAGE, _pixels(manifest))
+    )
     return ModelConfig(
         name=names.fused(manifest.line),
         backend="python",

@@ -5,23 +5,28 @@ A line's version N is folder N in each of its models; the artefact, with its man
 config.pbtxt alone, which pin one version and are replaced atomically, the front doors last.
 """
 
+import errno
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flawline.artefact.manifest import FILE as MANIFEST
 from flawline.artefact.manifest import Manifest, verify
-from flawline.errors import ArtefactError, RecipeError
-from flawline.files import write_atomically
+from flawline.errors import ArtefactError, OutputError, RecipeError
+from flawline.files import check_space, write_atomically
 from flawline.repository import names
 from flawline.repository.assemble import line_models, native_discrepancy
 from flawline.repository.model_config import ModelConfig
 from flawline.targets import TARGETS
 
 CONFIG = "config.pbtxt"
+STAGE_FILES = ("1/model.py", CONFIG)
+"""Files of a shared stage."""
 STAGE = '"""{what}"""\n\nfrom flawline.serving.{module} import {name} as TritonPythonModel  # noqa: F401\n'
 """A model.py of a line. It names code and holds none, so that old artefacts run on new versions of Flawline."""
 GRAPH_STAGE = STAGE.format(what="The graph of a line.", module="graph_model", name="GraphModel")
@@ -50,31 +55,115 @@ def place_shared_stages(repository: Path) -> None:
     source = shared_stages()
     if source.resolve() == repository.resolve():
         return
+    _check_shared(repository)
     for name in names.SHARED:
-        for file in (f"{name}/1/model.py", f"{name}/{CONFIG}"):
-            content = (source / file).read_text()
-            target = repository / file
-            if not target.is_file() or target.read_text() != content:
-                write_atomically(target, content)
+        for file in STAGE_FILES:
+            content = (source / name / file).read_text()
+            target = repository / name / file
+            if not target.is_file() or target.read_text(errors="replace") != content:
+                try:
+                    write_atomically(target, content, over=True)
+                except OSError as error:
+                    msg = (
+                        f"{repository} has the shared stages of another version of Flawline, or none, and {target} "
+                        f"cannot be written ({error.strerror}); run this once where it can be"
+                    )
+                    raise OutputError(msg) from error
+
+
+def _check_shared(repository: Path) -> None:
+    """Raise OutputError where a model of others has the name of a shared stage."""
+    for name in names.SHARED:
+        model, config = (repository / name / file for file in STAGE_FILES)
+        if not model.is_file() and not config.is_file():
+            continue
+        known = (shared_stages() / name / CONFIG).read_text()
+        if not (
+            (model.is_file() and "flawline" in model.read_text(errors="replace"))
+            or (config.is_file() and config.read_text(errors="replace") == known)
+        ):
+            raise _of_others(repository, name)
+
+
+def check_publishing(repository: Path, line: str, needed: int = 0) -> None:
+    """Refuse, before any work is done, a repository into which a version of a line cannot be published.
+
+    The repository is made if it is missing.
+
+    Args:
+        repository: Triton model repository.
+        line: name of the line.
+        needed: bytes that a version takes.
+
+    Raises:
+        OutputError: it is no folder, this user may not write there, a model of others has the name of one of the
+            line's, or the disk has no room.
+
+    """
+    if os.path.lexists(repository) and not repository.is_dir():
+        msg = f"{repository} is no folder; name a folder with --repository"
+        raise OutputError(msg)
+    try:
+        repository.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = (
+            f"the model repository {repository} cannot be made ({error.strerror}); name another --repository"
+        )
+        raise OutputError(msg) from error
+    models = (line, names.pixels(line), names.fused(line), names.discrepancy(line))
+    for place in (repository, *(repository / name for name in (*models, *names.SHARED))):
+        if place.exists() and not _is_writable(place):
+            msg = (
+                f"the model repository {repository} cannot be published into: {place} cannot be written; "
+                "change its rights, or name another --repository"
+            )
+            raise OutputError(msg)
+    _check_shared(repository)
+    if not list((repository / names.discrepancy(line)).glob(f"*/{MANIFEST}")):
+        for name in models:
+            if (repository / name / CONFIG).exists():
+                raise _of_others(repository, name)
+    check_space(repository, needed, f"publishing line '{line}'")
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _of_others(repository: Path, name: str) -> OutputError:
+    return OutputError(
+        f"{repository / name} is a model that Flawline did not make, and a line needs this name; "
+        "name another --repository, or another --line"
+    )
 
 
 @contextmanager
-def staging_area(repository: Path, line: str) -> Iterator[Path]:
-    """A folder beside the repository, on the same disk, for one build of a line; removed at the end.
+def staging_area(repository: Path, line: str, needed: int = 0) -> Iterator[Path]:
+    """A folder for one build of a line, removed at the end.
+
+    It lies beside the repository, or within it where the parent cannot be written or is on another disk: a mount.
+
+    Args:
+        repository: Triton model repository.
+        line: name of the line.
+        needed: bytes that a version takes.
 
     Raises:
         RecipeError: another build of this line is under way.
+        OutputError: as `check_publishing`.
 
     """
-    repository.mkdir(parents=True, exist_ok=True)
-    area = repository.resolve().parent / f".{repository.name}.building"
-    area.mkdir(exist_ok=True)
-    with (area / f"{line}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    check_publishing(repository, line, needed)
+    area = _area(repository.resolve())
+    check_space(area, needed, f"building line '{line}'")
+    with _locked(area, line) as alone:
+        if not alone:
             msg = f"another build of line '{line}' into {repository} is under way; wait for it to end"
-            raise RecipeError(msg) from error
+            raise RecipeError(msg)
         folder = area / line
         shutil.rmtree(folder, ignore_errors=True)  # left by a build that was killed
         folder.mkdir()
@@ -82,6 +171,40 @@ def staging_area(repository: Path, line: str) -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _area(repository: Path) -> Path:
+    parent = repository.parent
+    if parent.stat().st_dev == repository.stat().st_dev and _is_writable(parent):
+        return parent / f".{repository.name}.building"
+    return repository / ".building"
+
+
+@contextmanager
+def _locked(area: Path, line: str) -> Iterator[bool]:
+    """Hold the lock of a line while the block runs, and tell whether it was free; nothing of it stays behind."""
+    path = area / f"{line}.lock"
+    while True:
+        area.mkdir(exist_ok=True)
+        try:
+            lock = path.open("w")
+        except FileNotFoundError:  # another build has just taken the area away
+            continue
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                continue  # another build has just taken this lock away
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # another build's lock lies there
+                    area.rmdir()
+            return
 
 
 def versions(repository: Path, line: str) -> tuple[int, ...]:
@@ -124,13 +247,13 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
     home = repository / graph / str(manifest.version)
     if artefact != home:
         home.parent.mkdir(parents=True, exist_ok=True)
-        artefact.rename(home)
+        _move(artefact, home)
     models = line_models(manifest)
     for name in models:  # an ensemble's version folder is empty
         (repository / name / str(manifest.version)).mkdir(parents=True, exist_ok=True)
     if manifest.fused:
         stage = repository / names.fused(manifest.line) / str(manifest.version) / "model.py"
-        write_atomically(stage, FUSED_STAGE)
+        write_atomically(stage, FUSED_STAGE, over=True)
     doors = {manifest.line, names.pixels(manifest.line)}
     native = native_discrepancy(manifest, TARGETS.get(manifest.target).native)
     configs = {repository / graph / "configs" / "native.pbtxt": native}
@@ -142,18 +265,35 @@ def write_models(repository: Path, manifest: Manifest, artefact: Path) -> None:
     _sync(repository)
 
 
+def _move(folder: Path, home: Path) -> None:
+    """Give a folder its name in one step, also where it comes from another disk."""
+    try:
+        folder.rename(home)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy = home.parent / f"tmp.{home.name}"  # no version for Triton, which reads leading digits
+        shutil.rmtree(copy, ignore_errors=True)
+        try:
+            shutil.copytree(folder, copy)
+            copy.rename(home)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+
+
 def _replace_together(contents: dict[Path, str]) -> None:
     """Replace several files, or none of them: after an error or Ctrl-C all are as they were."""
     before = {path: path.read_text(errors="replace") if path.is_file() else None for path in contents}
     try:
         for path, content in contents.items():
-            write_atomically(path, content)
+            write_atomically(path, content, over=True)
     except BaseException:
         for path, old in before.items():
             if old is None:
                 path.unlink(missing_ok=True)
             else:
-                write_atomically(path, old)
+                write_atomically(path, old, over=True)
         raise
 
 

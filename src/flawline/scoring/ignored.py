@@ -4,7 +4,7 @@ import io
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
 
 import cv2
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawline.errors import DataError, PictureError
-from flawline.scoring.picture import Geometry, Pixels, into_square
+from flawline.scoring.picture import Geometry, Values, into_square
 
 Mask = NDArray[np.bool_]
+AnyValues = TypeVar("AnyValues", bound=Values)
 
 FORMATS = ("PNG", "BMP", "TIFF")
 """File formats of a mask. JPEG is none of them: it scatters values that are almost black around every edge."""
@@ -75,14 +76,14 @@ class Ignored:
         return np.asarray(covered, dtype=np.float32)
 
 
-def filled(pixels: Pixels, where: Mask) -> Pixels:
-    """Fill UINT8 [H, W, 3] inside `where`, BOOL [H, W], with the mean colour of what lies outside.
+def filled(pixels: AnyValues, where: Mask) -> AnyValues:
+    """Fill UINT8 or UINT16 [H, W, 3] inside `where`, BOOL [H, W], with the mean colour of what lies outside.
 
     So nothing that is ignored reaches a network: neither its edges, nor its brightness, to which whole pictures are
     evened out.
     """
     result = pixels.copy()
-    result[where] = np.rint(pixels[~where].mean(axis=0, dtype=np.float64)).astype(np.uint8)
+    result[where] = np.rint(pixels[~where].mean(axis=0, dtype=np.float64)).astype(pixels.dtype)
     return result
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from flawline.errors import PictureError
 
@@ -28,11 +28,22 @@ GREY, CONTRAST, LEAST_DEVIATION = 127.5, 32.0, 2.0
 """Grey levels of 255: mean and deviation of a picture of even exposure, and below which noise is not amplified."""
 
 Pixels = NDArray[np.uint8]
+Values = NDArray[np.uint8 | np.uint16]
+"""Pixels as a file holds them: UINT8, or UINT16 where it has more than eight bits a channel."""
+EIGHT, MOST_BITS = 8, 16
+"""Bits that the values of a line's pictures fill: 8, or up to 16 in files of 16 bits."""
+FEWEST_LEVELS = 16
+"""Of the 256 levels of eight bits; a picture that reaches no more shows nothing."""
+MAX_PAGES = 64
+"""Most pages of a TIFF file; a picture has few."""
 
 # check_size decides; set once, since catching warnings is not safe in the threads that decode.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
-_WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_BITS, _PHOTOMETRIC, _PLANAR, _FORMAT = 258, 262, 284, 339  # tags of TIFF 6.0
+_UNSIGNED, _FLOAT = 1, 3  # values of SampleFormat
+_INTERLEAVED = 1
+_BLACK_IS_ZERO, _RGB = 1, 2
 
 # Not ImageOps.exif_transpose: it also rewrites all other EXIF tags, and fails on those that a camera got wrong.
 _UPRIGHT = {
@@ -46,6 +57,8 @@ _UPRIGHT = {
 }
 _SIDEWAYS = range(5, 9)
 """Orientations of EXIF in which width and height change places."""
+_MIRRORED = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Steps through rows and columns that turn a picture upright, once sides have changed places where they must."""
 
 
 @dataclass(frozen=True)
@@ -140,15 +153,22 @@ def check_size(width: int, height: int) -> None:
         raise PictureError(msg)
 
 
-def decode(content: bytes) -> Pixels:
-    """Decode a JPEG, PNG, BMP or TIFF file into UINT8 [H, W, 3], RGB, turned as its EXIF tag says.
+def decode(content: bytes, bits: int | None = EIGHT) -> Values:
+    """Decode a JPEG, PNG, BMP or TIFF file into [H, W, 3], RGB, turned as its EXIF tag says.
 
-    16-bit grey keeps its upper eight bits (a camera of 12 bits must fill the upper ones), palettes are resolved,
-    transparency is dropped.
+    Palettes are resolved, transparency is dropped. Of the pages of a TIFF file the largest is taken, the first of
+    these where several are.
+
+    Args:
+        content: the file.
+        bits: bits that the values of the line's pictures fill. 8 gives UINT8, and keeps the upper eight bits of a
+            file that has more. 9 to 16 give UINT16, the values as they are, of files that have more than eight.
+            None gives what the file holds.
 
     Raises:
-        PictureError: not such a file, damaged or truncated, or outside the accepted sizes (read from the
-            header, so an oversized picture is refused before it is decoded).
+        PictureError: not such a file, damaged or truncated; of values that cannot be read right; of eight bits
+            where `bits` are more, or next to black in its upper eight; or outside the accepted sizes. These are
+            read from the header, so that an oversized picture is refused before it is decoded.
 
     """
     if not content:
@@ -156,7 +176,15 @@ def decode(content: bytes) -> Pixels:
         raise PictureError(msg)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            page = _turn_to_largest(image)
             check_size(*image.size)
+            held = _held_bits(image)
+            if bits is None:
+                bits = held
+            if bits > EIGHT:
+                return _deep(image, content, page)
+            if held > EIGHT:
+                return _upper_eight(_deep(image, content, page), held)
             return _to_rgb(image)
     except PictureError:
         raise
@@ -166,24 +194,133 @@ def decode(content: bytes) -> Pixels:
     except Image.UnidentifiedImageError as error:
         msg = f"the {len(content)} bytes are not a JPEG, PNG, BMP or TIFF file; send one of these"
         raise PictureError(msg) from error
-    except Exception as error:  # Pillow's readers raise errors of any kind on damaged files
+    except Exception as error:  # the readers raise errors of any kind on damaged files
         msg = f"the picture is damaged or truncated ({error}); send the whole file again"
         raise PictureError(msg) from error
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    if image.mode == "F":
+def _upper_eight(values: NDArray[np.uint16], held: int) -> Pixels:
+    """Keep the upper eight of the bits that a file holds. Raises PictureError where next to nothing is in them."""
+    upper = (values >> (held - EIGHT)).astype(np.uint8)
+    if upper.max() < FEWEST_LEVELS:
         msg = (
-            "the picture holds floating-point values, whose range nobody knows; send 8 or 16 bits per channel"
+            f"the brightest value of the picture is {values.max()} of {white_of(held)}, so that its upper eight "
+            "bits, which this line looks at, show next to nothing; send it brightened to that range, or build the "
+            "line from such files"
         )
         raise PictureError(msg)
+    return upper
+
+
+def in_eight_bits(values: Values, bits: int) -> Pixels:
+    """Bring values that fill `bits` to UINT8 for people and for what draws on pictures: 2^bits - 1 becomes 255."""
+    if values.dtype == np.uint8:
+        return cast(Pixels, values)
+    return np.rint(np.minimum(values * np.float32(255 / white_of(bits)), 255)).astype(np.uint8)
+
+
+def white_of(bits: int) -> int:
+    """Value that is white in pictures whose values fill so many bits."""
+    return 2**bits - 1
+
+
+def _turn_to_largest(image: Image.Image) -> int:
+    """Turn a file of several pages to the largest one, the first of these; returns its number, from 0."""
+    if image.format != "TIFF":
+        return 0
+    areas: list[int] = []
+    while True:
+        try:
+            image.seek(len(areas))
+        except EOFError:  # there is no further page
+            break
+        areas.append(image.width * image.height)
+        if len(areas) > MAX_PAGES:
+            msg = f"the TIFF file has more than {MAX_PAGES} pages; send the picture alone"
+            raise PictureError(msg)
+    largest = areas.index(max(areas))
+    image.seek(largest)
+    return largest
+
+
+def _held_bits(image: Image.Image) -> int:
+    """Bits a channel of an open file: 8, or more where `_deep` must read it.
+
+    Raises:
+        PictureError: a file whose values would be read wrong.
+
+    """
+    if image.format == "PNG":
+        return MOST_BITS if ";16" in _raw_mode(image) else EIGHT
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return EIGHT
+    tags = image.tag_v2
+    held = max(tags.get(_BITS, (1,)))
+    kinds = {int(kind) for kind in tags.get(_FORMAT, (_UNSIGNED,))}
+    fault = None
+    if _FLOAT in kinds:
+        fault = "floating-point values, whose range nobody knows"
+    elif kinds != {_UNSIGNED}:
+        fault = "signed or complex values, whose range nobody knows"
+    elif held > MOST_BITS:
+        fault = f"{held} bits a channel, whose range nobody knows"
+    elif held > EIGHT and tags.get(_PLANAR, _INTERLEAVED) != _INTERLEAVED and len(tags[_BITS]) > 1:
+        fault = f"{held} bits a channel in planes of their own, which cannot be read"
+    elif held > EIGHT and tags.get(_PHOTOMETRIC) not in (_BLACK_IS_ZERO, _RGB):
+        fault = f"{held} bits a channel that are neither grey with black at zero nor RGB"
+    if fault is not None:
+        msg = f"the picture holds {fault}; save it with 8 or 16 bits a channel, unsigned, grey or interleaved RGB"
+        raise PictureError(msg)
+    return max(int(held), EIGHT)
+
+
+def _raw_mode(image: Image.Image) -> str:
+    """How Pillow would read the pixels, such as `RGB;16B`."""
+    tiles = getattr(image, "tile", [])
+    return str(tiles[0][3]) if tiles else ""
+
+
+def _deep(image: Image.Image, content: bytes, page: int) -> NDArray[np.uint16]:
+    """UINT16 [H, W, 3] of a file of more than eight bits a channel, upright. Pillow keeps eight of RGB.
+
+    Raises PictureError where it has eight.
+    """
+    if _held_bits(image) <= EIGHT:
+        msg = (
+            "the picture has eight bits a channel, and this line learnt from pictures of more; "
+            "send files of 16 bits a channel, as that camera writes them"
+        )
+        raise PictureError(msg)
+    image.load()  # the whole file, since OpenCV is lenient with damaged ones
+    if image.mode.startswith("I;16"):
+        turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        upright = image if turn is None else image.transpose(turn)
+        return np.repeat(np.asarray(upright).astype(np.uint16)[:, :, None], 3, axis=2)
+    # OpenCV turns TIFF files upright, and not PNG files.
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "PNG" else 1
+    flags = cv2.IMREAD_UNCHANGED | (cv2.IMREAD_IGNORE_ORIENTATION if image.format == "PNG" else 0)
+    _, pages = cv2.imdecodemulti(np.frombuffer(content, np.uint8), flags, range=(page, page + 1))
+    if len(pages) != 1 or pages[0].dtype != np.uint16:
+        msg = "the picture is damaged or truncated; send the whole file again"
+        raise PictureError(msg)
+    found = cast(
+        NDArray[np.uint16], pages[0] if pages[0].ndim == 3 else np.repeat(pages[0][:, :, None], 3, axis=2)
+    )
+    return np.ascontiguousarray(_turned(found[:, :, 2::-1], orientation))
+
+
+def _turned(values: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16]:
+    """Turn [H, W, 3] as an orientation of EXIF asks, as `_UPRIGHT` turns Pillow's images."""
+    if orientation in _SIDEWAYS:
+        values = values.transpose(1, 0, 2)
+    rows, columns = _MIRRORED.get(orientation, (1, 1))
+    return values[::rows, ::columns]
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
     image.load()
     turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     upright = image if turn is None else image.transpose(turn)
-    if upright.mode in _WIDE_GREY:
-        wide = np.asarray(upright).astype(np.int64)
-        grey = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(upright.convert("RGB"), dtype=np.uint8)
 
 
@@ -191,31 +328,52 @@ def upright_size(path: Path) -> tuple[int, int]:
     """Width and height in pixels of what `decode` would give of a file, read from its header alone.
 
     Raises:
-        PictureError: not a JPEG, PNG, BMP or TIFF file, or its header is damaged.
+        PictureError: as `decode`, as far as the header tells.
 
     """
+    return _look_at(path)[0]
+
+
+def size_in_header(content: bytes) -> tuple[int, int]:
+    """Width and height in pixels of an encoded picture, from its header. Raises PictureError as `upright_size`."""
+    return _look_at(io.BytesIO(content))[0]
+
+
+def held_bits(path: Path) -> int:
+    """Bits a channel of a file, read from its header alone: 8, or more. Raises PictureError as `upright_size`."""
+    return _look_at(path)[1]
+
+
+def _look_at(file: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            turn = image.getexif().get(ExifTags.Base.Orientation, 1)
-            return image.size if turn not in _SIDEWAYS else (image.size[1], image.size[0])
+        with Image.open(file, formats=FORMATS) as image:
+            _turn_to_largest(image)
+            held = _held_bits(image)
+            # Pillow has turned TIFF's size already.
+            sideways = (
+                image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+            )
+            return (image.height, image.width) if sideways else (image.width, image.height), held
+    except PictureError:
+        raise
     except Exception as error:  # Pillow's readers raise errors of any kind on damaged files
         msg = f"not a JPEG, PNG, BMP or TIFF file, or damaged ({error}); send the whole file again"
         raise PictureError(msg) from error
 
 
-def letterbox(pixels: Pixels, size: int, ignored: "Ignored | None" = None) -> tuple[Pixels, Geometry]:
+def letterbox(pixels: Values, size: int, ignored: "Ignored | None" = None) -> tuple[Values, Geometry]:
     """Fit a picture into a square of `size` pixels, keeping its aspect ratio.
 
     The longer side becomes `size`; the rest, right or below, is filled by reflecting the picture, so that the
     network sees texture there and no artificial edge. Nothing on the filling is learned or scored.
 
     Args:
-        pixels: UINT8 [H, W, 3], RGB, any H and W.
+        pixels: UINT8 or UINT16 [H, W, 3], RGB, any H and W.
         size: side of the square in pixels, one of SIZES when served.
         ignored: regions that the geometry leaves out; the pixels stay as they are.
 
     Returns:
-        UINT8 [size, size, 3] and the geometry that leads back to the picture.
+        [size, size, 3] of the same type, and the geometry that leads back to the picture.
 
     Raises:
         PictureError: a picture of another shape than `ignored` is for.
@@ -223,11 +381,11 @@ def letterbox(pixels: Pixels, size: int, ignored: "Ignored | None" = None) -> tu
     """
     height, width = pixels.shape[:2]
     geometry = Geometry.fit(width, height, size, ignored)
-    return cast(Pixels, into_square(pixels, geometry)), geometry
+    return cast(Values, into_square(pixels, geometry)), geometry
 
 
 def into_square(values: NDArray[Any], geometry: Geometry) -> NDArray[Any]:
-    """Resize [H, W] or [H, W, 3], UINT8 or FP32, into the model square and fill the rest by reflection."""
+    """Resize [H, W] or [H, W, 3], UINT8, UINT16 or FP32, into the model square and fill the rest by reflection."""
     size = geometry.size
     inner = cv2.resize(
         values,

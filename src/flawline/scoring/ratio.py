@@ -60,7 +60,7 @@ class RatioSettings(BaseModel):
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     image_score: ImageScore = ImageScore.MAP
     positive_weight: float = Field(0.25, ge=0, le=1)

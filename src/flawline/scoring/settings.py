@@ -7,11 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.scoring.finding import Role
 from flawline.scoring.ignored import Ignored
-from flawline.scoring.picture import Geometry
+from flawline.scoring.picture import EIGHT, MOST_BITS, SIZES, Geometry
 from flawline.scoring.windows import WindowSettings
 
 PEAK_SHARE = 0.5
 """Share of the way from a map's median to its maximum at which the region around its strongest place ends."""
+
+
+MOST_SIGMA = 100.0
+"""Largest standard deviation of a Gaussian that smooths a map, in pixels: it goes over a square of 256 at once."""
+MOST_WEIGHT = 1000.0
+"""Largest weight of a part; weights count relative to each other."""
 
 
 class Fusion(StrEnum):
@@ -27,7 +33,7 @@ class Fusion(StrEnum):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class PartSettings(_Frozen):
@@ -50,10 +56,10 @@ class PartSettings(_Frozen):
 
     name: str
     gives: tuple[Role, ...]
-    sigma: float = Field(4.0, ge=0)
+    sigma: float = Field(4.0, ge=0, le=MOST_SIGMA)
     eight_bit_map: bool = False
     top_share: float = Field(0.0, ge=0, le=1)
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(1.0, ge=0, le=MOST_WEIGHT)
     level: float = Field(1.0, gt=0)
     peak: float = Field(1.0, gt=0)
     options: dict[str, Any] = {}
@@ -76,19 +82,22 @@ class LineSettings(_Frozen):
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
         windows: how pictures are cut into windows; None brings each whole into one square.
+        bits: bits that the values of the line's pictures fill; above 8 it takes files of more than eight bits a
+            channel, and raw pixels in UINT16.
 
     """
 
-    size: int
+    size: int = Field(ge=16, le=SIZES[-1])
     false_alarm: float = Field(gt=0, lt=1)
     pixel_threshold: float = Field(gt=0)
-    min_area: int = Field(ge=1)
+    min_area: int = Field(ge=1, le=1 << 20)
     look_again: float | None = Field(None, gt=0, lt=1)
     peak_share: float | None = Field(None, gt=0, le=1)
     worth: float = Field(1.0, gt=0, le=1)
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
     windows: WindowSettings | None = None
+    bits: int = Field(EIGHT, ge=EIGHT, le=MOST_BITS)
 
     def place(self, width: int, height: int, ignored: Ignored | None = None) -> Geometry:
         """Say where a picture of `width` x `height` pixels lies in the model's plane.

@@ -11,7 +11,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from flawline.errors import ArtefactError, PictureError
-from flawline.scoring.picture import CONTRAST, GREY, LEAST_DEVIATION, Geometry, Layout, Pixels, letterbox
+from flawline.scoring.picture import (
+    CONTRAST,
+    EIGHT,
+    GREY,
+    LEAST_DEVIATION,
+    SIZES,
+    Geometry,
+    Layout,
+    Values,
+    letterbox,
+    white_of,
+)
 
 MOST_SCALE = 4.0
 """Largest scale: enlarged more, a picture shows nothing but its own pixels."""
@@ -43,8 +54,8 @@ class WindowSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: float = Field(gt=0, le=MOST_SCALE)
-    step: int = Field(ge=1)
-    align: int = Field(ge=1)
+    step: int = Field(ge=1, le=SIZES[-1])
+    align: int = Field(ge=1, le=SIZES[-1])
     even_exposure: bool
     fill: Fill = "reflection"
 
@@ -84,18 +95,21 @@ class WindowSettings(BaseModel):
         return (*(index * room // (gaps * self.align) * self.align for index in range(gaps)), room)
 
 
-def frame(pixels: Pixels, size: int, windows: WindowSettings | None) -> tuple[Pixels, Geometry]:
+def frame(
+    pixels: Values, size: int, windows: WindowSettings | None, bits: int = EIGHT
+) -> tuple[Values, Geometry]:
     """Bring a picture to the plane that the model looks at: the square of `size`, or what its windows cover.
 
     What lies beyond the picture, right or below, is filled as the settings say; nothing on it is learned or scored.
 
     Args:
-        pixels: UINT8 [H, W, 3], RGB, any H and W.
+        pixels: UINT8 or UINT16 [H, W, 3], RGB, any H and W.
         size: side of the model square, or of a window, in pixels.
         windows: how the picture is cut into windows; None brings it whole into one square.
+        bits: bits that values fill where they are UINT16.
 
     Returns:
-        UINT8 [rows, columns, 3] of `Geometry.plane`, and the geometry that leads back to the picture.
+        [rows, columns, 3] of `Geometry.plane`, of the same type, and the geometry that leads back to the picture.
 
     Raises:
         PictureError: as WindowSettings.place.
@@ -105,10 +119,10 @@ def frame(pixels: Pixels, size: int, windows: WindowSettings | None) -> tuple[Pi
         return letterbox(pixels, size)
     height, width = pixels.shape[:2]
     geometry = windows.place(width, height, size)
-    inner = even_exposure(pixels) if windows.even_exposure else pixels
+    inner = even_exposure(pixels, bits) if windows.even_exposure else pixels
     if (geometry.inner_width, geometry.inner_height) != (width, height):
         inner = cast(
-            Pixels,
+            Values,
             cv2.resize(
                 inner,
                 (geometry.inner_width, geometry.inner_height),
@@ -118,23 +132,32 @@ def frame(pixels: Pixels, size: int, windows: WindowSettings | None) -> tuple[Pi
     below, right = (whole - part for whole, part in zip(geometry.plane, inner.shape[:2], strict=True))
     border = cv2.BORDER_REFLECT if windows.fill == "reflection" else cv2.BORDER_CONSTANT
     mean = np.rint(cv2.mean(inner)[:3]).tolist()
-    return cast(Pixels, cv2.copyMakeBorder(inner, 0, below, 0, right, border, value=mean)), geometry
+    return cast(Values, cv2.copyMakeBorder(inner, 0, below, 0, right, border, value=mean)), geometry
 
 
-def even_exposure(pixels: Pixels) -> Pixels:
-    """Bring UINT8 [H, W, 3] to the brightness and contrast of a mid grey picture, over the whole picture.
+def even_exposure(pixels: Values, bits: int = EIGHT) -> Values:
+    """Bring [H, W, 3] to the brightness and contrast of a mid grey picture, over the whole picture.
 
     A teacher does the same with a square, in FP32. Window by window it would leave seams.
+
+    Args:
+        pixels: UINT8, or UINT16 whose values fill `bits`.
+        bits: see `pixels`.
+
     """
+    white = 255 if pixels.dtype == np.uint8 else white_of(bits)
+    unit = white / 255
     means, deviations = (each.ravel() for each in cv2.meanStdDev(pixels))
     mean = float(means.mean())
     deviation = math.sqrt(max(float((deviations**2 + means**2).mean()) - mean**2, 0.0))
-    values = GREY + (np.arange(256) - mean) * (CONTRAST / max(deviation, LEAST_DEVIATION))
-    return cast(Pixels, cv2.LUT(pixels, np.rint(np.clip(values, 0, 255)).astype(np.uint8)))
+    steps = np.arange(np.iinfo(pixels.dtype).max + 1)
+    values = GREY * unit + (steps - mean) * (CONTRAST * unit / max(deviation, LEAST_DEVIATION * unit))
+    table = np.rint(np.clip(values, 0, white)).astype(pixels.dtype)
+    return cast(Values, cv2.LUT(pixels, table) if pixels.dtype == np.uint8 else table[pixels])
 
 
 def run_windows(
-    run: Callable[[Pixels], Mapping[str, NDArray[Any]]], plane: Pixels, geometry: Geometry
+    run: Callable[[Values], Mapping[str, NDArray[Any]]], plane: Values, geometry: Geometry
 ) -> Arrays:
     """Run a graph on all windows of one picture, a few at a time, and stitch what it gives.
 
@@ -142,8 +165,8 @@ def run_windows(
     network saw its border, a window counts for nothing.
 
     Args:
-        run: graph, from UINT8 [B, S, S, 3] to its outputs by name, batch first.
-        plane: UINT8 [rows, columns, 3], as `frame` gives it.
+        run: graph, from UINT8 or UINT16 [B, S, S, 3] to its outputs by name, batch first.
+        plane: [rows, columns, 3] of the same type, as `frame` gives it.
         geometry: where the windows lie in it; a square is one window.
 
     Returns:

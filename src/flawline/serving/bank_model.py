@@ -1,14 +1,16 @@
 """The Triton model behind both memory-bank stages: one process holds the banks of all lines."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from flawline.artefact.manifest import Manifest, checked
 from flawline.artefact.shelf import Shelf
-from flawline.errors import ArtefactError
 from flawline.scoring.knn import BankIndex
 from flawline.serving import triton
+from flawline.serving.checks import check_question
 
 
 class BankModel:
@@ -26,32 +28,38 @@ class BankModel:
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         """One FAISS search per bank for all requests that ask it."""
-        embeddings = [triton.array(request, "EMBEDDING") for request in requests]
-        keys = [triton.key(request) for request in requests]
         responses: list[triton.Response] = [None] * len(requests)
-        for key in set(keys):
-            members = [i for i, other in enumerate(keys) if other == key]
+        asking: dict[tuple[int, ...], tuple[BankIndex, list[int]]] = {}
+        for i, request in enumerate(requests):
             try:
-                index = self.shelf.get(key)
-            except ArtefactError as error:
-                for i in members:
-                    responses[i] = triton.fail(str(error))
-                continue
-            fitting = [i for i in members if embeddings[i].shape[-1] == index.dimensions]
-            for i in set(members) - set(fitting):
-                width = embeddings[i].shape[-1]
-                responses[i] = triton.refuse(f"EMBEDDING has {width} dimensions, the bank {index.dimensions}")
-            if not fitting:
-                continue
-            counts = [int(np.prod(embeddings[i].shape[:-1])) for i in fitting]
-            found = index.search(
-                np.concatenate([embeddings[i].reshape(-1, index.dimensions) for i in fitting])
-            )
-            distances = triton.split(found.distance, counts)
-            crowdings = triton.split(found.crowding, counts)
-            for i, distance, crowding in zip(fitting, distances, crowdings, strict=True):
-                shape = embeddings[i].shape[:-1]
-                responses[i] = triton.answer(
-                    DISTANCE=distance.reshape(shape), CROWDING=crowding.reshape(shape)
-                )
+                asked = triton.key(request)
+                index = self.shelf.get(asked)
+                check_question(triton.array(request, "EMBEDDING"), index.dimensions)
+            except Exception as error:  # of this request alone
+                responses[i] = triton.failure(error)
+            else:
+                asking.setdefault(asked, (index, []))[1].append(i)
+        for index, members in asking.values():
+            found = triton.together(partial(self._search, index), [requests[i] for i in members])
+            for i, response in zip(members, found, strict=True):
+                responses[i] = response
         return responses
+
+    @staticmethod
+    def _search(index: BankIndex, requests: Sequence[triton.Request]) -> list[triton.Response]:
+        """Ask one bank for all patches of some requests at once."""
+        embeddings = [triton.array(request, "EMBEDDING") for request in requests]
+        found = index.search(np.concatenate([each.reshape(-1, index.dimensions) for each in embeddings]))
+        counts = [int(np.prod(each.shape[:-1])) for each in embeddings]
+        parts = zip(
+            embeddings,
+            triton.split(found.distance, counts),
+            triton.split(found.crowding, counts),
+            strict=True,
+        )
+        return [
+            triton.answer(
+                DISTANCE=distance.reshape(each.shape[:-1]), CROWDING=crowding.reshape(each.shape[:-1])
+            )
+            for each, distance, crowding in parts
+        ]

@@ -1,5 +1,6 @@
 """The Triton model of a whole line: no copies between stages, one process a line."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from flawline.serving.decoding import Decoder
 
 
 class FusedModel:
-    """IMAGE BYTES [1] or PIXELS UINT8 [H, W, 3] -> the output tensors of a line."""
+    """IMAGE BYTES [1] or PIXELS UINT8 or UINT16 [H, W, 3] -> the output tensors of a line."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load and verify the artefact of the line."""
@@ -27,7 +28,15 @@ class FusedModel:
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
         """Judge the pictures of all requests that can be read; the others are refused."""
-        pictures = self.decoder.read(requests, self.line.check)
+        return [
+            response
+            for share in self.decoder.shares(requests)
+            for response in triton.together(self._judge, share)
+        ]
+
+    def _judge(self, requests: Sequence[triton.Request]) -> list[triton.Response]:
+        bits = [self.line.rules.settings.bits] * len(requests)
+        pictures = self.decoder.read(requests, self.line.check, bits=bits)
         good = [p for p in pictures if not isinstance(p, PictureError)]
         verdicts = iter(self.line.inspect([pixels for request in good for pixels in request]) if good else [])
         return [

@@ -28,6 +28,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from flawline.errors import ServerError
+from flawline.files import cache_folder
 from flawline.progress import say
 from flawline.repository.names import pixels
 
@@ -42,6 +43,20 @@ EXIT_TIMEOUT_S = 20
 
 ControlMode = Literal["none", "poll", "explicit"]
 
+DEAD_STAGE_S = 10.0
+"""What a server is given to notice that a stage has died; it takes one second, where it notices."""
+
+LOST_TIMEOUT_S = 1.5
+"""What they are given where a stage has died: a server with such a stage never ends by itself."""
+WATCH_S = 0.5
+"""How often it is seen whether all stages live."""
+FIRST_REST_S, LONGEST_REST_S = 0.5, 60.0
+"""Seconds before a server is started anew, doubled each time it did not last for LASTING_S."""
+LASTING_S = 600.0
+
+_CANNOT_RUN = (126, 127)
+"""Exit status of a program that has no rights, or lacks a shared library."""
+_PLAIN = re.compile(r"[A-Za-z0-9_./@%+=:,-]+")
 _POLL_S = 0.05
 _LOG_LINES = 20
 _MODEL_FAILURES = (
@@ -87,6 +102,51 @@ def find_server() -> ServerInstall:
     if os.access(CONTAINER_EXECUTABLE, os.X_OK):
         return ServerInstall(CONTAINER_EXECUTABLE, None, origin="NVIDIA's container image")
     return _wheel_install()
+
+
+def check_server() -> ServerInstall:
+    """Find a server as `find_server` does, and make sure that it could start: for long work that ends with one.
+
+    Raises:
+        ServerError: there is none, its programs do not run, or there is no place for its files.
+
+    """
+    install = find_server()
+    programs = [install.executable]
+    if install.backend_directory is not None:
+        programs.append(install.backend_directory / "python" / "triton_python_backend_stub")
+    for program in programs:
+        try:
+            done = subprocess.run(  # noqa: S603
+                [program, "--help"],
+                env={**os.environ, **install.environment},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=60,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            msg = f"{program} cannot be run ({error}); mend it, or set {EXECUTABLE_VARIABLE} to another"
+            raise ServerError(msg) from error
+        if done.returncode < 0 or done.returncode in _CANNOT_RUN:
+            reason = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]
+            msg = f"{program} cannot be run ({reason[0]}); mend it, or set {EXECUTABLE_VARIABLE} to another"
+            raise ServerError(msg)
+    _temporary_folder()
+    if not os.access(SHARED_MEMORY, os.W_OK | os.X_OK):
+        msg = f"{SHARED_MEMORY} cannot be written, and stages pass tensors there; mount a tmpfs there that can be"
+        raise ServerError(msg)
+    return install
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        msg = "no folder for temporary files can be written; set TMPDIR to one that can be"
+        raise ServerError(msg) from error
 
 
 def _wheel_install() -> ServerInstall:
@@ -166,7 +226,7 @@ def _prepare_backends(server: Path, wheel_version: str) -> Path:
         known = ", ".join(sorted(entry.name for entry in stub.parents[1].iterdir()))
         msg = f"{WHEEL} {wheel_version} cannot serve Python {_python_version()}; use one of {known}"
         raise ServerError(msg)
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flawline"
+    cache = cache_folder()
     backends = cache / f"triton-backends-{wheel_version}-py{_python_version()}"
     try:
         if not backends.is_dir():
@@ -238,6 +298,7 @@ class TritonServer:
         self._shm_prefix = f"flawline_{uuid.uuid4().hex[:12]}_"
         self._process: subprocess.Popen[bytes] | None = None
         self._held_back: dict[str, str] = {}
+        self._stages_at_first: set[int] = set()
         self._log_file: Path | None = None
         self._log_start = 0
         self._resources = ExitStack()
@@ -287,15 +348,17 @@ class TritonServer:
         if not self.repository.is_dir():
             msg = f"there is no model repository at {self.repository}; build a line into it first"
             raise ServerError(msg)
+        self._stages_at_first = set()
         self._held_back = _models_without_code(self.repository) if self._control_mode == "none" else {}
         install = self._install or find_server()
         self._ports = _claim_ports(self.host, self._ports)
+        arguments = list(self._arguments(install))
         output = self._open_log()
         # setpriv sets the signal in the child itself: no Python code runs between fork and exec, which would not
         # be safe beside the threads of gRPC and torch.
         guard = [setpriv, "--pdeathsig", "TERM"] if (setpriv := shutil.which("setpriv")) else []
         self._process = subprocess.Popen(  # noqa: S603
-            [*guard, str(install.executable), *self._arguments(install)],
+            [*guard, str(install.executable), *arguments],
             env={**os.environ, **install.environment},
             cwd=self.repository,  # Python stages put it first on their path: nothing there may shadow a package
             stdin=subprocess.DEVNULL,
@@ -308,13 +371,21 @@ class TritonServer:
         """Return once every model was loaded or has failed to, and the server answers.
 
         Raises:
-            ServerError: the process ended or time is over; gives the models that failed, with reasons, and the
-                last lines of the server's log.
+            ServerError: the process ended, a stage died for which it waits, or time is over; gives the models that
+                failed, with reasons, and the last lines of the server's log.
 
         """
         process = self._started()
         deadline = time.monotonic() + timeout_s
+        dead: dict[int, float] = {}
         while not self._answers():
+            dead = {pid: dead.get(pid, time.monotonic()) for pid in _zombies(process.pid)}
+            if dead and time.monotonic() - min(dead.values()) > DEAD_STAGE_S:
+                raise ServerError(
+                    self._with_log(
+                        "a stage of tritonserver died before it was ready, and it waits for that stage"
+                    )
+                )
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(_POLL_S)
                 raise ServerError(
@@ -322,10 +393,22 @@ class TritonServer:
                 )
             if time.monotonic() > deadline:
                 raise ServerError(self._with_log(f"tritonserver was not ready within {timeout_s:g} s"))
+        # Where models come and go while it runs, a stage that ends is no fault.
+        self._stages_at_first = self.stages() if self._control_mode == "none" else set()
 
-    def wait(self) -> int:
-        """Wait until the process ends by itself; its exit status, negative for a signal."""
-        return self._started().wait()
+    def wait(self) -> int | None:
+        """Wait until the process ends by itself; its exit status, negative for a signal. None: a stage has died.
+
+        Triton answers INTERNAL for such a stage from then on, and does not start it anew.
+        """
+        process, lost = self._started(), False
+        while True:
+            # Stages also end just before a server that somebody else asked to stop.
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(LOST_TIMEOUT_S if lost else WATCH_S)
+            if lost:
+                return None
+            lost = not self._stages_at_first <= self.stages()
 
     def ready_models(self) -> list[str]:
         """Names of the models being served, sorted."""
@@ -346,16 +429,28 @@ class TritonServer:
             if name not in ready
         }
 
+    def stages(self) -> set[int]:
+        """Ids of the processes that live of the server's Python stages, one each; none when it is not running."""
+        if self._process is None:
+            return set()
+        children: set[int] = set()
+        for task in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
+            with suppress(OSError):  # a thread that has just ended
+                children.update(map(int, task.read_text().split()))
+        return {child for child in children if _lives(child)}
+
     def stop(self) -> None:
         """Let requests in flight finish, end the server and its stage processes, and free their shared memory.
 
-        Does nothing when it is not running. After EXIT_TIMEOUT_S, or on a second Ctrl-C, it is killed.
+        Does nothing when it is not running. After EXIT_TIMEOUT_S, or on a second Ctrl-C, it is killed; after
+        LOST_TIMEOUT_S where a stage has died, for which Triton would wait in vain.
         """
+        patience = EXIT_TIMEOUT_S + 5 if self._stages_at_first <= self.stages() else LOST_TIMEOUT_S
         process, self._process = self._process, None
         if process is not None:
             process.terminate()
             try:
-                process.wait(EXIT_TIMEOUT_S + 5)
+                process.wait(patience)
             except subprocess.TimeoutExpired:
                 pass
             finally:
@@ -376,7 +471,7 @@ class TritonServer:
         return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self._ports[protocol]}"  # noqa: S104
 
     def _arguments(self, install: ServerInstall) -> Iterator[str]:
-        yield f"--model-repository={self.repository}"
+        yield f"--model-repository={self._plain(self.repository, 'repository')}"
         if self._held_back:
             yield "--model-control-mode=explicit"
             for name in _model_names(self.repository):
@@ -393,11 +488,31 @@ class TritonServer:
         yield "--log-verbose=0"
         yield f"--exit-timeout-secs={EXIT_TIMEOUT_S}"
         if install.backend_directory is not None:
-            yield f"--backend-directory={install.backend_directory}"
+            yield f"--backend-directory={self._plain(install.backend_directory, 'backends')}"
         yield f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"
         yield f"--backend-config=python,shm-default-byte-size={self._python_shm_bytes}"
         yield f"--backend-config=python,shm-growth-byte-size={self._python_shm_bytes}"
         yield from self._extra_args
+
+    def _plain(self, path: Path, name: str) -> Path:
+        """Give a path that a shell takes for one word: Triton starts its stages by an unquoted command line.
+
+        It is `path` itself, or a link to it that lives as long as the server.
+        """
+        if _PLAIN.fullmatch(str(path)):
+            return path
+        folder = self._resources.enter_context(
+            tempfile.TemporaryDirectory(prefix="flawline-server-", dir=_temporary_folder())
+        )
+        if not _PLAIN.fullmatch(folder):
+            msg = (
+                f"{path} has characters that Triton cannot pass on to its stages, and so has the folder for "
+                f"temporary files, {folder}; set TMPDIR to a path of letters and digits"
+            )
+            raise ServerError(msg)
+        link = Path(folder) / name
+        link.symlink_to(path)
+        return link
 
     def _open_log(self) -> IO[str] | IO[bytes]:
         if self._log is not None and not isinstance(self._log, Path):
@@ -458,6 +573,19 @@ class TritonServer:
             connection.close()
 
 
+def _zombies(parent: int) -> list[int]:
+    """Children of a process that have ended and that it has not asked after."""
+    found: list[int] = []
+    for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        with suppress(OSError):  # a thread or a child that has just gone
+            found += (int(pid) for pid in children.read_text().split() if _has_ended(pid))
+    return found
+
+
+def _has_ended(pid: str) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 def _model_names(repository: Path) -> list[str]:
     return sorted(config.parent.name for config in repository.glob("*/config.pbtxt"))
 
@@ -512,6 +640,14 @@ def _claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
         return claimed
 
 
+def _lives(process: int) -> bool:
+    """Whether a process is there and no zombie, which only waits to be counted."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
+
+
 def _headline(reason: str) -> str:
     """Triton's reason without the Python traceback that follows it."""
     return re.split(r"\n|\\n", reason, maxsplit=1)[0].strip()
@@ -545,6 +681,8 @@ def serve_forever(
 ) -> int:
     """Run a server in the foreground until Ctrl-C or SIGTERM; its log passes through to standard error.
 
+    Where a stage dies, killed for memory say, the server is started anew: all lines need the shared stages.
+
     Returns:
         Exit status: 0 after a requested stop, else the server's own (128 + signal number for a signal).
 
@@ -566,10 +704,22 @@ def serve_forever(
     )
     try:
         with _stop_signals():
-            server.start()
-            server.wait_ready(math.inf)  # a repository of many lines takes what it takes
-            _say_ready(server)
-            status = server.wait()
+            status, rest, began = None, 0.0, time.monotonic()
+            while status is None:
+                server.start()
+                server.wait_ready(math.inf)  # a repository of many lines takes what it takes
+                _say_ready(server)
+                status = server.wait()
+                if status is None:
+                    lasted, began = time.monotonic() - began, time.monotonic()
+                    rest = (
+                        FIRST_REST_S
+                        if lasted > LASTING_S
+                        else max(FIRST_REST_S, min(2 * rest, LONGEST_REST_S))
+                    )
+                    say(f"a stage has died; its log above says why: the server is started anew in {rest:g} s")
+                    server.stop()
+                    time.sleep(rest)
     except _StopRequested:
         say("stopping tritonserver: requests in flight are finished first")
         return 0

@@ -125,11 +125,11 @@ class DDPM:
         return _predicted(self.network, sample, levels, self.alphas, self.config.patch)
 
     def save(self, folder: Path) -> None:
-        """Write the folder, made when missing."""
+        """Write the folder, made when missing; the caller knows what it replaces."""
         folder.mkdir(parents=True, exist_ok=True)
         save_tensors(folder / "model.safetensors", self.network.state_dict(), {})
         content = {"scale": asdict(self.scale), **self.config.model_dump()}
-        write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n")
+        write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n", over=True)
 
     @classmethod
     def load(cls, folder: Path, device: str | torch.device = "cpu") -> "DDPM":

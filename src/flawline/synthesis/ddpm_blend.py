@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flawline.errors import RecipeError
-from flawline.files import written_whole
+from flawline.files import check_output, written_whole
 from flawline.progress import bar
 from flawline.scoring.picture import Pixels
 from flawline.synthesis.base import (
@@ -30,9 +30,10 @@ from flawline.synthesis.foreground import foreground
 from flawline.synthesis.method import Material, MethodConfig
 from flawline.synthesis.perlin import perlin_mask
 from flawline.synthesis.visibility import until_visible
-from flawline.training import Training
+from flawline.training import MOST_STEPS, Training
 
 _FOLDER = "ddpm"
+_CHECKPOINT = "checkpoint.safetensors"
 _BLENDING = {"opacity", "foreground", "regions"}
 """Settings that leave the generated pictures as they are."""
 
@@ -64,18 +65,20 @@ class DDPMConfig(MethodConfig):
     method: Literal["ddpm"] = "ddpm"
     side: int = 64
     whole: bool = False
-    patch: int = Field(2, ge=1)
-    channels: tuple[int, ...] = Field((16, 32, 64), min_length=2)
-    blocks: int = Field(1, ge=1)
-    steps: int = Field(2000, ge=1)
-    batch: int = Field(8, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    patch: int = Field(2, ge=1, le=64)
+    channels: tuple[Annotated[int, Field(ge=8, le=4096)], ...] = Field(
+        (16, 32, 64), min_length=2, max_length=8
+    )
+    blocks: int = Field(1, ge=1, le=16)
+    steps: int = Field(2000, ge=1, le=MOST_STEPS)
+    batch: int = Field(8, ge=1, le=1024)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
     ema: float = Field(0.995, ge=0, lt=1)
-    timesteps: int = Field(1000, ge=2)
-    sampling_steps: int = Field(20, ge=2)
+    timesteps: int = Field(1000, ge=2, le=10_000)
+    sampling_steps: int = Field(20, ge=2, le=10_000)
     widen: tuple[float, float] = (0.1, 0.2)
-    partial: int | None = Field(None, ge=1)
-    pool: int = Field(64, ge=1)
+    partial: int | None = Field(None, ge=1, le=10_000)
+    pool: int = Field(64, ge=1, le=100_000)
     opacity: tuple[float, float] = (0.5, 1.0)
     foreground: bool = True
     regions: Literal["perlin", "rectangles"] = "perlin"
@@ -148,6 +151,9 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
     identity = json.dumps(made_from, sort_keys=True)
     folder = material.checkpoint and material.checkpoint / _FOLDER
     pool = folder and folder / "pool.safetensors"
+    if folder is not None and not (folder / _CHECKPOINT).exists():  # what lies there is of others
+        for name in ("model.safetensors", "config.json", "pool.safetensors"):
+            check_output(folder / name, "--checkpoint or --out")
     if pool is not None and pool.exists():
         try:
             with safe_open(pool, framework="numpy") as file:
@@ -156,7 +162,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
                     material.budget.spend(Training(**json.loads(found["training"])))
                     return list(file.get_tensor("pictures"))
         except (OSError, KeyError, TypeError, SafetensorError):
-            pool.unlink()  # the model is there to generate them again
+            pass  # the model is there to generate them again
     with bar() as shown:
         task = shown.add_task("training the diffusion model", total=1.0)
         model = train_ddpm(
@@ -164,7 +170,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
             config,
             seed=material.seed,
             device=material.device,
-            checkpoint=folder and folder / "checkpoint.safetensors",
+            checkpoint=folder and folder / _CHECKPOINT,
             budget=seconds,
             progress=lambda done: shown.update(task, completed=done),
         )
@@ -175,7 +181,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
         )
     if folder is not None and pool is not None:
         model.save(folder)
-        with written_whole(pool) as temporary:
+        with written_whole(pool, over=True) as temporary:
             training = cast(Training, model.training)  # it was trained here
             kept = replace(training, seconds_before=training.seconds, losses=())
             told = {"made_from": identity, "training": json.dumps(asdict(kept))}

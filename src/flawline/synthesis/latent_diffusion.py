@@ -45,10 +45,10 @@ class LatentDiffusionConfig(MethodConfig):
     prompts: tuple[str, ...] = Field(("white marks on the wall", "copper metal scratches"), min_length=1)
     negative_prompt: str = "smooth, plain, black, dark, shadow"
     strength: float = Field(0.99, gt=0, le=1)
-    guidance: float = Field(20.0, ge=1)
-    steps: int = Field(30, ge=2)
-    side: int = Field(1024, ge=16, multiple_of=8)
-    padding_mask_crop: int | None = Field(2, ge=0)
+    guidance: float = Field(20.0, ge=1, le=1000)
+    steps: int = Field(30, ge=2, le=1000)
+    side: int = Field(1024, ge=16, le=4096, multiple_of=8)
+    padding_mask_crop: int | None = Field(2, ge=0, le=4096)
     masks: Literal["perlin", "labelled"] = "perlin"
     device: str = "auto"
     dtype: Literal["auto", "float16", "bfloat16", "float32"] = "auto"

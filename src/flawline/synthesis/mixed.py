@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from flawline.scoring.picture import Pixels
 from flawline.synthesis.base import Mask
@@ -29,7 +29,7 @@ class MixedConfig(MethodConfig):
 
     method: Literal["mixed"] = "mixed"
     parts: tuple[Synthesis, ...] = (StrokesConfig(), PerlinConfig(), CutPasteConfig())
-    weights: tuple[float, ...] = (0.5, 0.3, 0.2)
+    weights: tuple[Annotated[float, Field(ge=0, le=1000)], ...] = (0.5, 0.3, 0.2)
 
     @model_validator(mode="before")
     @classmethod

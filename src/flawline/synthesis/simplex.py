@@ -199,7 +199,7 @@ class SimplexConfig(MethodConfig):
     method: Literal["simplex"] = "simplex"
     octaves: int = Field(OCTAVES, ge=1, le=8)
     persistence: float = Field(PERSISTENCE, gt=0, le=1)
-    frequency: float = Field(FREQUENCY, ge=1, allow_inf_nan=False)
+    frequency: float = Field(FREQUENCY, ge=1, le=1024, allow_inf_nan=False)
     strength: float = Field(STRENGTH, gt=0, le=1)
     blended: bool = False
 

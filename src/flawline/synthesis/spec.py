@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, SerializeAsAny, ValidationError
 from pydantic_core import PydanticCustomError
 
-from flawline.errors import RecipeError
+from flawline.errors import RecipeError, first_fault
 from flawline.registry import Registry
 from flawline.synthesis.method import MethodConfig
 
@@ -56,11 +56,7 @@ def read_synthesis(value: object) -> MethodConfig:
     try:
         return METHODS.get(method).model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, (method, *first["loc"])))
-        reason = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
-        msg = f"{place}: {reason}"
-        raise RecipeError(msg) from error
+        raise RecipeError(first_fault(error, method, model=METHODS.get(method))) from error
 
 
 def spelt_out(value: object) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from flawline.synthesis.method import Material, MethodConfig
 from flawline.synthesis.shapes import WIDEST, Canvas, Coverage, crack, pits, scratch, stain
 from flawline.synthesis.visibility import bounding_box, neighbourhood, texture_deviation, until_visible
 
-Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 
 class StrokesConfig(MethodConfig):

@@ -4,14 +4,15 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import cv2
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from flawline.data.sample import Dataset, Sample, masks_of
 from flawline.errors import DataError, FlawlineError, RecipeError
-from flawline.files import write_atomically, written_whole
+from flawline.files import SYNTHESIS, SYNTHESIS_MARK, write_atomically, written_whole
 from flawline.progress import track
 from flawline.scoring.ignored import Ignored, filled
 from flawline.scoring.picture import Pixels, decode
@@ -160,14 +161,13 @@ def write_synthetic(
             continue
         picture, mask, titles[name] = examples(number)
         _write_png(masks / name, np.where(mask, 255, 0).astype(np.uint8))
-        _write_png(pictures / name, picture[:, :, ::-1])
-        write_atomically(out / MANIFEST, _json(manifest))  # an interrupted run knows what it has
+        _write_png(pictures / name, picture)
+        write_atomically(out / MANIFEST, _json(manifest), over=True)  # an interrupted run knows what it has
 
     written = sorted((pictures / name for name in titles), key=lambda path: int(path.stem))
-    _write_png(out / CONTACT_SHEET, _sheet(written, masks)[:, :, ::-1])
-    write_atomically(
-        out / MANIFEST, _json({**manifest, "pictures": {p.name: titles[p.name] for p in written}})
-    )
+    _write_png(out / CONTACT_SHEET, _sheet(written, masks))
+    named = {**manifest, "pictures": {p.name: titles[p.name] for p in written}}
+    write_atomically(out / MANIFEST, _json(named), over=True)
     return pictures
 
 
@@ -273,15 +273,16 @@ def _sheet(written: Sequence[Path], masks: Path) -> Pixels:
     for place in places:
         path = written[place]
         mask = decode((masks / path.name).read_bytes())[:, :, 0] > 0
-        entries.append((path.stem, decode(path.read_bytes()), mask))
+        entries.append((path.stem, cast(Pixels, decode(path.read_bytes())), mask))
     return contact_sheet(entries)
 
 
 def _write_png(path: Path, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-    """Write a whole file or nothing: its name appears only when the content is complete."""
-    _, content = cv2.imencode(".png", pixels)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(content.tobytes())
+    """Write UINT8 [H, W, 3] RGB or [H, W], whole or not at all, and never over a picture of others."""
+    told = PngInfo()
+    told.add_text("Software", SYNTHESIS)
+    with written_whole(path, over=SYNTHESIS_MARK) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=told, compress_level=1)
 
 
 def _json(content: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawline.scoring.picture import Pixels
+from flawline.scoring.picture import Values
 from flawline.targets.target import NATIVE_ONNX, Graph, Outputs, Target, missing_package, unreadable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class OnnxRuntimeGraph:
             raise unreadable(path, error) from error
         self._names = [output.name for output in self._session.get_outputs()]
 
-    def run(self, pictures: Pixels) -> Outputs:
+    def run(self, pictures: Values) -> Outputs:
         """See Graph.run."""
         return dict(zip(self._names, self._session.run(None, {"PICTURE": pictures}), strict=True))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flawline.scoring.picture import Pixels
+from flawline.scoring.picture import Values
 from flawline.targets.target import NATIVE_ONNX, Graph, Outputs, Target, missing_package, unreadable
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class OpenVinoGraph:
             raise unreadable(folder / FILE, error) from error
         self._request = self._model.create_infer_request()
 
-    def run(self, pictures: Pixels) -> Outputs:
+    def run(self, pictures: Values) -> Outputs:
         """See Graph.run."""
         results = self._request.infer({"PICTURE": pictures}, share_outputs=False)
         return {port.get_any_name(): results[port] for port in self._model.outputs}

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.errors import ArtefactError
-from flawline.scoring.picture import Pixels
+from flawline.scoring.picture import Values
 
 if TYPE_CHECKING:  # Triton's Python stages load graphs where torch is not installed
     from torch import nn
@@ -20,11 +20,11 @@ Outputs = dict[str, NDArray[np.generic]]
 class Graph(Protocol):
     """A compiled graph, loaded."""
 
-    def run(self, pictures: Pixels) -> Outputs:
+    def run(self, pictures: Values) -> Outputs:
         """Run one batch.
 
         Args:
-            pictures: UINT8 [B, S, S, 3], model squares, for any B.
+            pictures: UINT8 or UINT16 [B, S, S, 3], model squares, for any B.
 
         Returns:
             The graph's outputs by name, in the graph's order; the first axis of each is B.
@@ -84,7 +84,7 @@ class Target(Protocol):
         """Compile a line's graph.
 
         Args:
-            module: the graph that was exported, on the CPU in evaluation mode: UINT8 [B, S, S, 3] in, a tuple of
+            module: the graph that was exported, on the CPU in evaluation mode: [B, S, S, 3] in, a tuple of
                 tensors out.
             onnx: the same graph as a checked ONNX file without side files; its input is called PICTURE.
             folder: an existing folder that takes all files that `load` needs. `onnx` usually lies in it already

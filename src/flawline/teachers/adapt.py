@@ -23,7 +23,7 @@ from flawline.teachers.generator.formula import Formulas
 from flawline.teachers.generator.irregular import plant
 from flawline.teachers.pretexts import Bank, Marks, Seen
 from flawline.teachers.teacher import Teacher, even_exposure
-from flawline.training import Training, TrainingState, train
+from flawline.training import MOST_STEPS, Training, TrainingState, train
 
 
 class AdaptConfig(BaseModel):
@@ -40,14 +40,14 @@ class AdaptConfig(BaseModel):
 
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(0, ge=0)
-    learning_rate: float = Field(3e-4, gt=0)
-    crop: int = Field(128, ge=64, multiple_of=8)
-    normals: int = Field(6, ge=1)
-    tested: int = Field(6, ge=1)
-    mark_weight: float = Field(1.0, ge=0)
+    steps: int = Field(0, ge=0, le=MOST_STEPS)
+    learning_rate: float = Field(3e-4, gt=0, le=1)
+    crop: int = Field(128, ge=64, le=1024, multiple_of=8)
+    normals: int = Field(6, ge=1, le=256)
+    tested: int = Field(6, ge=1, le=256)
+    mark_weight: float = Field(1.0, ge=0, le=1000)
 
     @property
     def statement(self) -> str:

@@ -3,17 +3,35 @@
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from flawline.errors import ArtefactError
-from flawline.scoring.picture import CONTRAST, GREY, LEAST_DEVIATION
+from flawline.scoring.picture import CONTRAST, EIGHT, GREY, LEAST_DEVIATION, Values, white_of
 from flawline.teachers.backbone import Backbone
 from flawline.teachers.sources import NOT_STATED, TEACHER_SOURCES, parse_source, settle
 
 _BANK_QUARTERS = (2, 3)
+
+
+def in_grey_levels(pictures: Tensor, bits: int) -> Tensor:
+    """Turn UINT8, or UINT16 whose values fill `bits`, into FP32 from 0 to 255; FP32 stays as it is.
+
+    Of UINT16 the fractions of a grey level are kept, and what is brighter than white is white.
+    """
+    if pictures.dtype == torch.uint16:
+        return torch.clamp(pictures.float() * (255 / white_of(bits)), max=255.0)
+    return pictures.float()
+
+
+def stacked(pictures: Sequence[Values], bits: int) -> Tensor:
+    """Put pictures [S, S, 3] together: [B, S, S, 3] of their type, or FP32 from 0 to 255 where types differ."""
+    if len({values.dtype for values in pictures}) == 1:
+        return torch.from_numpy(np.stack(pictures))
+    return torch.stack([in_grey_levels(torch.from_numpy(values), bits) for values in pictures])
 
 
 def exposure(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +75,7 @@ class _Description(BaseModel):
     even_exposure: bool
     fingerprint: str
     licence: str = NOT_STATED
+    bits: int = EIGHT
     architecture: dict[str, JsonValue]
     marks: _SavedMarks | None = None
 
@@ -72,6 +91,7 @@ class Teacher(nn.Module):
         even_exposure: whether each picture is brought to one brightness and contrast first: that of mid grey
             pictures, so that the same part under more or less light gives the same features. Taken over the whole
             square, of which the filling only repeats the picture.
+        bits: bits that the values of the pictures fill where they are UINT16.
         fingerprint: SHA-256 (hex) of the weights file, or of all of them in the order of their names.
         licence: licence of the weights as their source states it, or `not stated`.
         backbone: network that gives the maps.
@@ -87,11 +107,12 @@ class Teacher(nn.Module):
         fingerprint: str,
         licence: str = NOT_STATED,
         even_exposure: bool = False,
+        bits: int = EIGHT,
     ) -> None:
         super().__init__()
         self.source, self.source_name = source, source_name
         self.fingerprint, self.licence = fingerprint, licence
-        self.even_exposure = even_exposure
+        self.even_exposure, self.bits = even_exposure, bits
         self.layers, self.channels = backbone.layers, backbone.channels
         self.backbone = backbone.float().requires_grad_(requires_grad=False)
         self.mean: Tensor
@@ -139,6 +160,7 @@ class Teacher(nn.Module):
             fingerprint=saved.fingerprint,
             licence=saved.licence,
             even_exposure=saved.even_exposure,
+            bits=saved.bits,
         )
         if saved.marks is not None:
             heads = nn.ModuleList(nn.Conv2d(channels, 1, 1) for channels in saved.marks.channels)
@@ -159,6 +181,7 @@ class Teacher(nn.Module):
             even_exposure=self.even_exposure,
             fingerprint=self.fingerprint,
             licence=self.licence,
+            bits=self.bits,
             architecture=self.backbone.architecture,
             marks=marks,
         )
@@ -175,15 +198,16 @@ class Teacher(nn.Module):
         return super().train(mode=False)
 
     def forward(self, pictures: Tensor) -> list[Tensor]:
-        """Turn UINT8 [B, S, S, 3] (RGB) into one FP32 [B, C_k, H_k, W_k] per layer, finest first, and the marks."""
+        """Turn [B, S, S, 3] (RGB) into one FP32 [B, C_k, H_k, W_k] per layer, finest first, and the marks."""
         return self.maps(self.prepare(pictures))
 
     def prepare(self, pictures: Tensor, measured: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Turn UINT8 [B, S, S, 3] into what the backbone takes: FP32 [B, 3, S, S], exposed alike and normalised.
+        """Turn [B, S, S, 3] into what the backbone takes: FP32 [B, 3, S, S], exposed alike and normalised.
 
-        `measured` is the `exposure` of the whole pictures when these are crops.
+        Pictures are UINT8, UINT16 whose values fill `bits`, or FP32 from 0 to 255. `measured` is
+        the `exposure` of the whole pictures when these are crops.
         """
-        pixels = pictures.permute(0, 3, 1, 2).float()
+        pixels = in_grey_levels(pictures, self.bits).permute(0, 3, 1, 2)
         if self.even_exposure:
             pixels = even_exposure(pixels, measured)
         return (pixels - self.mean) / self.std
@@ -200,7 +224,11 @@ class Teacher(nn.Module):
 
 
 def load_teacher(
-    source: str, *, layers: tuple[int, ...] | None = None, even_exposure: bool = False
+    source: str,
+    *,
+    layers: tuple[int, ...] | None = None,
+    even_exposure: bool = False,
+    bits: int = EIGHT,
 ) -> Teacher:
     """Load a frozen teacher.
 
@@ -211,6 +239,7 @@ def load_teacher(
         layers: numbers of the stages to use, from 1, ascending. By default the stages at half and at three
             quarters of the depth: 2 and 3 of a ResNet, as PatchCore takes them; 6 and 9 of a 12-block DINOv2.
         even_exposure: see Teacher.
+        bits: see Teacher.
 
     Raises:
         ArtefactError: the folder or model is missing, its weights are missing, damaged, incomplete or not
@@ -236,6 +265,7 @@ def load_teacher(
         fingerprint=loaded.fingerprint,
         licence=loaded.licence,
         even_exposure=even_exposure,
+        bits=bits,
     )
 
 

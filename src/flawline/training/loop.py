@@ -15,6 +15,10 @@ CHECKPOINT_SECONDS = 30
 """Seconds between two checkpoints: the most that an interruption loses."""
 
 
+MOST_STEPS = 10_000_000
+"""Most steps of a training: weeks on any machine."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How a training went.

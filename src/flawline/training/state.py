@@ -103,8 +103,8 @@ class TrainingState:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all."""
-    with written_whole(path) as temporary:
+    """Write a safetensors file whole or not at all; the caller knows what it replaces."""
+    with written_whole(path, over=True) as temporary:
         save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
 
 

@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from flawline.detectors.students.config import StudentConfig
+from flawline.scoring.settings import MOST_SIGMA
 
 
 class DDPMASTConfig(StudentConfig):
@@ -28,13 +29,13 @@ class DDPMASTConfig(StudentConfig):
     symmetric: bool = False
     head: bool = True
     far: bool = False
-    head_weight: float = Field(1.0, ge=0)
-    gamma: float = Field(4.0, ge=0)
+    head_weight: float = Field(1.0, ge=0, le=1000)
+    gamma: float = Field(4.0, ge=0, le=100)
     dropout: float = Field(0.3, ge=0, lt=1)
-    width: int = Field(32, ge=8)
+    width: int = Field(32, ge=8, le=1024)
     min_cover: float = Field(0.2, gt=0, le=1)
     top_share: float = Field(0.0015, ge=0, le=1)
-    sigma: float = Field(2.0, ge=0)
+    sigma: float = Field(2.0, ge=0, le=MOST_SIGMA)
 
     @model_validator(mode="after")
     def _far_needs_a_head(self) -> Self:

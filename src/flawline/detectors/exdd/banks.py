@@ -17,7 +17,7 @@ from flawline.detectors.exdd.model import MemoryBank, embed
 from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.scoring.ignored import Ignored, filled
-from flawline.scoring.picture import Geometry, Pixels
+from flawline.scoring.picture import Geometry, Pixels, Values
 from flawline.scoring.windows import WindowSettings, run_windows
 from flawline.teachers import PatchFeatures, Teacher
 
@@ -90,11 +90,11 @@ class BankFiller:
         if square.geometry.layout is None:
             return self.embed([square])[0]
 
-        def run(pictures: Pixels) -> dict[str, NDArray[np.float32]]:
-            windows = [Square(each, square.geometry) for each in pictures]
+        def run(pictures: Values) -> dict[str, NDArray[np.float32]]:
+            windows = [Square(each, square.geometry, square.bits) for each in pictures]
             return {"": self.embed(windows).cpu().numpy()}
 
-        stitched = run_windows(run, square.pixels, square.geometry)[""]
+        stitched = run_windows(run, square.values, square.geometry)[""]
         return torch.from_numpy(stitched).to(self.teacher.mean.device)
 
     def _embedded(self, squares: Sequence[Square]) -> Iterator[tuple[Geometry, Tensor]]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from flawline.detectors.part import PartConfig
+from flawline.scoring.settings import MOST_SIGMA, MOST_WEIGHT
 from flawline.synthesis import Synthesis
 
 Positive = Literal["auto", "labelled", "synthetic", "none"]
@@ -45,18 +46,18 @@ class ExDDConfig(PartConfig):
 
     """
 
-    weight: float = Field(0.75, ge=0)
+    weight: float = Field(0.75, ge=0, le=MOST_WEIGHT)
     positive: Positive = "auto"
     synthesis: Synthesis | None = None
-    synthetic_count: int = Field(100, ge=1)
-    sigma: float = Field(4.0, ge=0)
+    synthetic_count: int = Field(100, ge=1, le=100_000)
+    sigma: float = Field(4.0, ge=0, le=MOST_SIGMA)
     negative_share: float = Field(0.01, gt=0, le=1)
     positive_share: float = Field(0.1, gt=0, le=1)
-    min_bank: int = Field(1000, ge=1)
-    max_bank: int = Field(20_000, ge=1)
-    pool_limit: int = Field(400_000, ge=1000)
-    projection: int | None = Field(128, ge=1)
-    neighbours: int = Field(2, ge=1)
+    min_bank: int = Field(1000, ge=1, le=1_000_000)
+    max_bank: int = Field(20_000, ge=1, le=1_000_000)
+    pool_limit: int = Field(400_000, ge=1000, le=100_000_000)
+    projection: int | None = Field(128, ge=1, le=65_536)
+    neighbours: int = Field(2, ge=1, le=64)
     image_score: Literal["map", "map_peak", "negative_peak", "faithful"] = "map"
     top_share: float = Field(0.01, ge=0, le=1)
     positive_weight: float = Field(0.25, ge=0, le=1)

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawline.data.squares import Square
 from flawline.scoring.knn import crowding
 from flawline.scoring.ratio import Neighbours
-from flawline.teachers import Teacher
+from flawline.teachers import Teacher, stacked
 
 _BLOCK = 2048
 
@@ -92,7 +91,7 @@ def embed(
         FP32 [B, rows, columns, D] on the teacher's device.
 
     """
-    pictures: NDArray[np.uint8] = np.stack([square.pixels for square in squares])
-    given = teacher(torch.from_numpy(pictures).to(teacher.mean.device))
+    pictures = stacked([square.values for square in squares], teacher.bits)
+    given = teacher(pictures.to(teacher.mean.device))
     embedded: Tensor = features(given if maps is None else [given[position] for position in maps])
     return embedded

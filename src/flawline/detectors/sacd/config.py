@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from flawline.detectors.students.config import StudentConfig
+from flawline.scoring.settings import MOST_SIGMA
 
 
 class SACDConfig(StudentConfig):
@@ -21,8 +22,8 @@ class SACDConfig(StudentConfig):
     """
 
     depth: int = Field(2, ge=0, le=4)
-    alpha: float = Field(0.2, ge=0)
+    alpha: float = Field(0.2, ge=0, le=1000)
     margin: float = Field(0.5, ge=-1, le=1)
-    blocks: int = Field(1, ge=1)
+    blocks: int = Field(1, ge=1, le=32)
     top_share: float = Field(0.005, ge=0, le=1)
-    sigma: float = Field(4.0, ge=0)
+    sigma: float = Field(4.0, ge=0, le=MOST_SIGMA)

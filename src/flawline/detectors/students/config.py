@@ -6,6 +6,7 @@ from pydantic import Field
 
 from flawline.detectors.part import PartConfig
 from flawline.detectors.students.train import TrainingConfig
+from flawline.scoring.settings import MOST_SIGMA, MOST_WEIGHT
 from flawline.synthesis import Synthesis
 
 
@@ -23,9 +24,9 @@ class StudentConfig(PartConfig):
 
     """
 
-    weight: float = Field(0.25, ge=0)
+    weight: float = Field(0.25, ge=0, le=MOST_WEIGHT)
     distance: Literal["cosine", "relative"] = "relative"
     synthesis: Synthesis | None = None
     top_share: float = Field(0.0, ge=0, le=1)
-    sigma: float = Field(4.0, ge=0)
+    sigma: float = Field(4.0, ge=0, le=MOST_SIGMA)
     training: TrainingConfig = Field(default_factory=TrainingConfig)

@@ -27,7 +27,7 @@ from flawline.scoring.finding import Role
 from flawline.scoring.picture import Pixels
 from flawline.scoring.settings import PartSettings
 from flawline.synthesis import MethodConfig
-from flawline.teachers import Teacher, default_layers
+from flawline.teachers import Teacher, default_layers, stacked
 
 DISCREPANCY = "DISCREPANCY"
 BATCH = 8
@@ -91,7 +91,7 @@ class StudentPart(Part):
         """See Part. At most MAX_PICTURES of the normals, or of their windows, are used, drawn by chance."""
         squares, _ = drawn(context)
         crops = _crops(cls.name, config, context, squares)
-        some = torch.from_numpy(np.stack([square.pixels for square in squares[:MEASURED]]))
+        some = stacked([square.values for square in squares[:MEASURED]], context.teacher.bits)
         teacher, maps_of = context.teacher, MapsOf(context.teacher, context.maps)
         student, architecture = cls.make(config, teacher, context.maps, some, seed=context.seed)
         with bar() as progress:
@@ -252,5 +252,6 @@ def _crops(name: str, config: StudentConfig, context: Context, squares: Sequence
 
 
 def _batch(squares: Sequence[Square]) -> tuple[Tensor, list[tuple[int, int]]]:
-    pictures = torch.from_numpy(np.stack([square.pixels for square in squares]))
-    return pictures, [square.extent for square in squares]
+    return torch.from_numpy(np.stack([square.values for square in squares])), [
+        square.extent for square in squares
+    ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flawline.detectors.students.crops import Crops
 from flawline.detectors.students.variation import VariationConfig
-from flawline.training import Training, TrainingState, freeze_statistics, train
+from flawline.training import MOST_STEPS, Training, TrainingState, freeze_statistics, train
 
 _FREEZE_AT = 0.8
 """Share of training after which batch normalisation keeps its statistics, as it will in use."""
@@ -33,11 +33,11 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(1000, ge=1)
-    pairs: int = Field(8, ge=1)
-    crop: int = Field(128, ge=64, multiple_of=32)
-    learning_rate: float = Field(2e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    steps: int = Field(1000, ge=1, le=MOST_STEPS)
+    pairs: int = Field(8, ge=1, le=256)
+    crop: int = Field(128, ge=64, le=1024, multiple_of=32)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
     vary: VariationConfig = VariationConfig()
 
 
