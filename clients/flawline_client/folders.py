@@ -90,6 +90,8 @@ def search(folder: Path, excluded: Path | None = None) -> Search:
     above = {identity(place) for place in (folder.resolve(), *folder.resolve().parents)}
     entered = {identity(folder)}
     if excluded is not None and excluded.is_dir():
+        if identity(excluded) in above:
+            return Search((), ())
         entered.add(identity(excluded))
     # Links wait until all else was entered, so that a folder keeps its own path where a link leads to it too.
     folders, links = deque([folder]), deque[Path]()

@@ -172,7 +172,7 @@ class TestDiffer:
         rng = np.random.default_rng(0)
         pictures = [rng.integers(256, size=(SIDE, SIDE, 3), dtype=np.uint8) for _ in range(12)]
         dataset, read = self.load(tmp_path, pictures), []
-        monkeypatch.setattr(Sample, "read_image", lambda sample: read.append(1) or pictures[len(read)])
+        monkeypatch.setattr(Sample, "read_values", lambda sample: read.append(1) or pictures[len(read)])
         check_differ(Squares(dataset.train_normals, SIDE), dataset.name)
         assert len(read) == 2
 

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -84,20 +85,13 @@ def _look_at(sample: Sample) -> tuple[Path, str] | bool | None:
 def _shape(path: Path) -> tuple[int, int]:
     """Height and width of an upright picture that is whole. Raises OSError or PictureError."""
     content = path.read_bytes()
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if image.width * image.height > DECODED and image.mode != "F":
-                check_size(*image.size)
-                _look_through(image, len(content))
-                width, height = upright_size(path)
-                return height, width
-    except PictureError:
-        raise
-    except Exception as error:  # Pillow's readers raise errors of any kind on damaged files
-        if isinstance(error, Image.UnidentifiedImageError | Image.DecompressionBombError):
-            decode(content)  # which says so
-        msg = f"the picture is damaged or truncated ({error})"
-        raise PictureError(msg) from error
+    # Whatever Pillow says here of any kind of damage, decoding decides and says it.
+    with suppress(Exception), Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        if image.width * image.height > DECODED and image.mode != "F":
+            check_size(*image.size)
+            _look_through(image, len(content))
+            width, height = upright_size(path)
+            return height, width
     height, width = decode(content, None).shape[:2]
     return height, width
 
@@ -120,4 +114,7 @@ def _look_through(image: ImageFile.ImageFile, length: int) -> None:
         image.load()
         return
     if needed > length:
-        image.load()  # decides, since some cameras write wrong lengths
+        msg = (
+            f"the header says {needed} bytes, and the file holds {length}"  # which some cameras write wrongly
+        )
+        raise OSError(msg)
