@@ -37,8 +37,11 @@ def may_replace(path: Path, over: Over) -> bool:
         return True
     if over is False or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return over in file.read(_HEAD)
+    try:
+        with path.open("rb") as file:
+            return over in file.read(_HEAD)
+    except OSError:  # what cannot be read is not known
+        return False
 
 
 def check_output(path: Path, option: str, over: Over = False) -> None:
