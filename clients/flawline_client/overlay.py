@@ -97,8 +97,11 @@ def may_draw(path: Path) -> bool:
         return True
     if not path.is_file():
         return False
-    with path.open("rb") as file:
-        return OVERLAY_MARK in file.read(_HEAD)
+    try:
+        with path.open("rb") as file:
+            return OVERLAY_MARK in file.read(_HEAD)
+    except OSError:  # what cannot be read is not known
+        return False
 
 
 def open_picture(picture: Picture | Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from flawline.errors import FlawlineError, OutputError
+from flawline.progress import say
 
 SYNTHESIS = "Flawline synthesis"
 """Text chunk `Software` of synthesized pictures; overlays have one of their own, see flawline_client.overlay."""
@@ -36,8 +37,11 @@ def may_replace(path: Path, over: Over) -> bool:
         return True
     if over is False or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return over in file.read(_HEAD)
+    try:
+        with path.open("rb") as file:
+            return over in file.read(_HEAD)
+    except OSError:  # what cannot be read is not known
+        return False
 
 
 def check_output(path: Path, option: str, over: Over = False) -> None:
@@ -195,6 +199,15 @@ def written_whole(path: Path, over: Over = False) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def kept_if_possible(path: Path) -> Iterator[None]:
+    """Go on where a file that would only save time later cannot be written, and say so: the work itself is done."""
+    try:
+        yield
+    except (OSError, OutputError) as error:
+        say(f"{path} cannot be written, and this goes on without it: {error}")
 
 
 def write_atomically(path: Path, content: str, over: Over = False) -> None:

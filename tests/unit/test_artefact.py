@@ -435,6 +435,7 @@ def test_what_was_trained_is_kept_until_it_is_published(
     loaded, manifest = FittedLine.load(kept / "bottle")
     assert_same(loaded.inspect(pictures(dataset)), fitted.inspect(pictures(dataset)))
     assert (manifest.line, manifest.target, manifest.fused) == ("bottle", "onnxruntime", False)
+    assert (kept / "bottle").stat().st_mode & 0o077 == 0, "pictures lie in it"
     assert len(references(kept / "bottle")) == len(dataset.test)
 
 

@@ -51,7 +51,7 @@ def test_every_command_is_shown() -> None:
     assert shown == set(COMMANDS)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "SECURITY.md"], ids=lambda path: path.stem)
 def test_links_lead_somewhere(document: Path) -> None:
     for link in links(document):
         if link.startswith(("http://", "https://")):

@@ -1,6 +1,7 @@
 """What is written whole, and what is never written over."""
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -9,6 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from small_lines import draw_line
 from typer.testing import CliRunner
 
@@ -18,6 +21,7 @@ from flawline.data.splits import write_split
 from flawline.errors import OutputError
 from flawline.files import (
     HTML_MARK,
+    JSON_MARK,
     cache_folder,
     check_distinct,
     check_folder,
@@ -27,6 +31,7 @@ from flawline.files import (
     written_whole,
 )
 from flawline.report.page import check_report_file
+from flawline_client.overlay import OVERLAY_MARK, SOFTWARE
 
 OURS = "<!DOCTYPE html>" + HTML_MARK.decode() + '">'
 
@@ -137,6 +142,19 @@ def test_the_demo_refuses_before_it_builds(tmp_path: Path, monkeypatch: pytest.M
         with pytest.raises(OutputError, match=rf"{place.name} is there"):
             demo.demo(tmp_path / "out")
         place.unlink()
+
+
+def test_the_demo_may_be_run_again(tmp_path: Path) -> None:
+    """The marks of its three kinds of files, as they are written; reports have a test of their own."""
+    summary = tmp_path / "summary.json"
+    for _ in range(2):
+        write_atomically(
+            summary, json.dumps({"generator": "Flawline 0.1.0", "images": 1}, indent=2), JSON_MARK
+        )
+    told = PngInfo()
+    told.add_text("Software", SOFTWARE)
+    Image.new("RGB", (4, 4)).save(tmp_path / "overlay.png", pnginfo=told)
+    check_output(tmp_path / "overlay.png", "--out", OVERLAY_MARK)
 
 
 def test_the_cache_is_private_where_there_is_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

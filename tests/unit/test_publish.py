@@ -406,6 +406,17 @@ def test_models_of_others_are_left_alone(tmp_path: Path, name: str) -> None:
     ]
 
 
+def test_a_model_that_took_the_name_of_the_fused_one_is_left_alone(repository: Path) -> None:
+    add_version(repository, 2, fused=False)
+    model = repository / names.fused(LINE) / CONFIG
+    model.parent.mkdir()
+    model.write_text('backend: "onnxruntime"')
+    for fused in (True, False):
+        with pytest.raises(OutputError, match="bottle_fused is a model that Flawline did not make"):
+            add_version(repository, 3, fused=fused)
+    assert model.read_text() == 'backend: "onnxruntime"'
+
+
 def test_stages_that_cannot_be_brought_up_to_date_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ from made_up import sample, verdict
 
 from flawline.errors import DataError
 from flawline.report.evaluation import Evaluation
-from flawline.report.page import write_report
+from flawline.report.page import check_report_file, write_report
 
 
 def evaluation_of(
@@ -61,6 +61,7 @@ def written(path: Path, *evaluations: Evaluation, title: str = "Line tiles", **f
 
 def test_headline_in_plain_words(tmp_path: Path):
     page = written(tmp_path / "report.html", evaluation_of(tmp_path), Teacher="built-in")
+    check_report_file(tmp_path / "report.html")  # it is known as a report, and may be written anew
     assert "Of 3 defective pictures 2 were found, 1 missed." in page.text
     assert "Of 20 good pictures 1 was called defective." in page.text
     assert "66.7%" in page.text

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flawline.errors import ArtefactError, DataError
 from flawline.training import Budget, Training, TrainingState, freeze_statistics, loop, train
+from flawline.training import state as state_module
 
 IDENTITY = {"seed": 0, "recipe": {"size": 64, "kinds": (1, 2)}, "pictures": "a" * 64}
 
@@ -192,6 +193,26 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(damage: str, tmp_path: 
     with pytest.raises(ArtefactError, match=words) as refused:
         Toy().train(checkpoint=file)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("fails", ["folder", "library"])
+def test_a_checkpoint_that_cannot_be_written_does_not_end_a_training(
+    fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        msg = "Error while serializing: I/O error: No space left on device (os error 28)"
+        raise SafetensorError(msg)
+
+    whole, toy, file = Toy(), Toy(), tmp_path / "toy.safetensors"
+    whole.train()
+    if fails == "library":
+        monkeypatch.setattr(state_module, "save_file", refuse)
+    else:
+        file = Path("/proc/flawline/toy.safetensors")
+    toy.train(checkpoint=file)
+    assert same(whole, toy)
+    assert f"{file} cannot be written, and this goes on without it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

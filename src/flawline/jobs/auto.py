@@ -21,7 +21,7 @@ from flawline.data.sample import GOOD
 from flawline.detectors.fitted import BATCH, FittedLine
 from flawline.detectors.part import MAX_PARTS, parse_detector
 from flawline.errors import ArtefactError, RecipeError
-from flawline.files import write_atomically
+from flawline.files import kept_if_possible, write_atomically
 from flawline.jobs.fit import check_normals, check_weights, fit, pick_device, settled, trainings_of
 from flawline.jobs.judging import LABELLED, OWN, Figures, Judges, lots, plan_folds
 from flawline.progress import say, track
@@ -349,7 +349,8 @@ class _Search:
         )
         self._trials.append(trial)
         kept = _Kept(identity=self._identity, seconds=self._spent(), trials=tuple(self._trials))
-        write_atomically(self._folder / SEARCH_FILE, kept.model_dump_json(indent=1) + "\n", over=True)
+        with kept_if_possible(self._folder / SEARCH_FILE):
+            write_atomically(self._folder / SEARCH_FILE, kept.model_dump_json(indent=1) + "\n", over=True)
         merit = self._judges.merit(self._judges.figures(_arrays(trial)))
         say(f"Tried: {candidate.title}: merit {merit:.3f} in {trial.seconds:.0f} s.")
 

@@ -139,10 +139,10 @@ def _keep(
     """Write what was trained to the first of some places that takes it, and give the place; None if none does."""
     fitted.model.moved("cpu")
     home = repository.resolve()
-    for parent in (home.parent, Path.cwd(), Path(tempfile.gettempdir())):
+    for parent in (lambda: home.parent, Path.cwd, lambda: Path(tempfile.gettempdir())):
         place = None
         try:
-            place = _free_name(parent / f"{home.name}.unpublished" / line)
+            place = _free_name(parent() / f"{home.name}.unpublished" / line)
             version = publish.next_version(repository, line)
             _write_line(place, fitted, samples, line, target, version=version, fused=fused)
         except BaseException as error:
@@ -163,11 +163,11 @@ def _drop(place: Path) -> None:
 
 
 def _free_name(wanted: Path) -> Path:
-    """Make a folder of a name that is free: what an earlier build kept stays."""
+    """Make a folder of a name that is free, for this user alone: what an earlier build kept stays."""
     for number in count(1):
         place = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
         with suppress(FileExistsError):
-            place.mkdir(parents=True)
+            place.mkdir(mode=0o700, parents=True)
             return place
     raise AssertionError
 

@@ -78,10 +78,8 @@ def _check_shared(repository: Path) -> None:
         if not model.is_file() and not config.is_file():
             continue
         known = (shared_stages() / name / CONFIG).read_text()
-        if not (
-            (model.is_file() and "flawline" in model.read_text(errors="replace"))
-            or (config.is_file() and config.read_text(errors="replace") == known)
-        ):
+        same = config.is_file() and config.read_text(errors="replace") == known
+        if not same and not _is_stage(repository / name):
             raise _of_others(repository, name)
 
 
@@ -119,11 +117,18 @@ def check_publishing(repository: Path, line: str, needed: int = 0) -> None:
             )
             raise OutputError(msg)
     _check_shared(repository)
-    if not list((repository / names.discrepancy(line)).glob(f"*/{MANIFEST}")):
-        for name in models:
-            if (repository / name / CONFIG).exists():
-                raise _of_others(repository, name)
+    published = any((repository / names.discrepancy(line)).glob(f"*/{MANIFEST}"))
+    for name in models:
+        # A line may be published without its fused model, and its name be taken since.
+        known = published if name != names.fused(line) else _is_stage(repository / name)
+        if (repository / name / CONFIG).exists() and not known:
+            raise _of_others(repository, name)
     check_space(repository, needed, f"publishing line '{line}'")
+
+
+def _is_stage(model: Path) -> bool:
+    """Whether a model's code is Flawline's."""
+    return any("flawline" in code.read_text(errors="replace") for code in model.glob("*/model.py"))
 
 
 def _is_writable(folder: Path) -> bool:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from flawline.errors import RecipeError
-from flawline.files import check_output, written_whole
+from flawline.files import check_output, kept_if_possible, written_whole
 from flawline.progress import bar
 from flawline.scoring.picture import Pixels
 from flawline.synthesis.base import (
@@ -180,8 +180,8 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
             config.pool, material.seed, pictures, progress=lambda done: shown.update(task, completed=done)
         )
     if folder is not None and pool is not None:
-        model.save(folder)
-        with written_whole(pool, over=True) as temporary:
+        with kept_if_possible(pool), written_whole(pool, over=True) as temporary:
+            model.save(folder)
             training = cast(Training, model.training)  # it was trained here
             kept = replace(training, seconds_before=training.seconds, losses=())
             told = {"made_from": identity, "training": json.dumps(asdict(kept))}

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from flawline.errors import DataError
+from flawline.files import kept_if_possible
 from flawline.training.state import TrainingState
 
 CHECKPOINT_SECONDS = 30
@@ -65,7 +66,7 @@ def train(
         budget: seconds after which training ends, those before an interruption included; None leaves the end to the
             steps. The share done is that of the steps or of the budget, whichever is nearer to its end.
         checkpoint: file to keep the state in, every CHECKPOINT_SECONDS and at the end. If it exists, training goes
-            on from it. None keeps none.
+            on from it. None keeps none. Where it cannot be written, that is said, and training goes on.
         after: called after every update of the weights with the number of steps done.
         progress: called after every step with the share done, 0 to 1, and the step's loss.
 
@@ -108,7 +109,8 @@ def train(
         if progress is not None:
             progress(done, value)
         if checkpoint is not None and (done >= 1 or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            state.save(checkpoint)
+            with kept_if_possible(checkpoint):
+                state.save(checkpoint)
             saved = time.monotonic()
     return Training(state.step, state.seconds, before, _tenths(state.losses))
 

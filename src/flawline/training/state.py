@@ -1,5 +1,6 @@
 """The state of a training, kept in one safetensors file so that the training can go on."""
 
+import errno
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -105,7 +106,12 @@ class TrainingState:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file whole or not at all; the caller knows what it replaces."""
     with written_whole(path, over=True) as temporary:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+        try:
+            save_file(
+                {name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata
+            )
+        except SafetensorError as error:  # it names neither the disk nor the rights by a class of their own
+            raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
