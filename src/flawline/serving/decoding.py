@@ -35,17 +35,26 @@ class Decoder:
 
     def shares(self, requests: Sequence[triton.Request]) -> Iterator[list[triton.Request]]:
         """Cut a batch so that no more than REQUEST_PIXELS are decoded at once, but for a request alone."""
+        if len(requests) == 1:  # mostly
+            yield list(requests)
+            return
         share: list[triton.Request] = []
         total = 0
         for request in requests:
-            job = self._pictures(request)
-            pixels = sum(map(_announced, job)) if isinstance(job, list) else 0
+            pixels = self._announced_by(request)
             if share and total + pixels > REQUEST_PIXELS:
                 yield share
                 share, total = [], 0
             share.append(request)
             total += pixels
         yield share
+
+    def _announced_by(self, request: triton.Request) -> int:
+        try:
+            job = self._pictures(request)
+        except Exception:  # `read` meets it again, and then it is this request's alone
+            return 0
+        return sum(map(_announced, job)) if isinstance(job, list) else 0
 
     def close(self) -> None:
         """Stop the threads."""
