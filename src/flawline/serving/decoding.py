@@ -1,5 +1,6 @@
 """Decode the pictures of many requests at once; a bad one spoils only its own request."""
 
+import ctypes
 import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,11 @@ from flawline.errors import PictureError
 from flawline.scoring.picture import FORMATS, Pixels, check_size, decode
 from flawline.serving import triton
 from flawline.serving.checks import REQUEST_PIXELS
+
+LARGE_PIXELS = 1 << 24
+"""Pixels decoded together after which memory is given back; that takes milliseconds."""
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""Of glibc; other C libraries keep less."""
 
 Decoded = list[Pixels] | PictureError
 """The pictures of one request, or what is wrong with it."""
@@ -35,19 +41,18 @@ class Decoder:
 
     def shares(self, requests: Sequence[triton.Request]) -> Iterator[list[triton.Request]]:
         """Cut a batch so that no more than REQUEST_PIXELS are decoded at once, but for a request alone."""
-        if len(requests) == 1:  # mostly
-            yield list(requests)
-            return
         share: list[triton.Request] = []
         total = 0
         for request in requests:
             pixels = self._announced_by(request)
             if share and total + pixels > REQUEST_PIXELS:
                 yield share
+                _give_back(total)
                 share, total = [], 0
             share.append(request)
             total += pixels
         yield share
+        _give_back(total)
 
     def _announced_by(self, request: triton.Request) -> int:
         try:
@@ -68,6 +73,12 @@ class Decoder:
         if raw is not None and encoded is None:
             return list(raw)
         return PictureError("send exactly one of IMAGE (an encoded file) and PIXELS (UINT8 [H, W, 3])")
+
+
+def _give_back(pixels: int) -> None:
+    """Return to the system what large pictures took: glibc would keep the blocks that Pillow frees."""
+    if pixels > LARGE_PIXELS and _trim is not None:
+        _trim(0)
 
 
 def _bounded(job: list[bytes | Pixels] | PictureError) -> list[bytes | Pixels] | PictureError:
