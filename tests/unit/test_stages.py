@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,6 +122,19 @@ def test_an_error_is_refused_or_failed_by_whose_fault_it_is(
 
     assert triton.failure(error).told == (code, "x is missing")
     assert logged == []
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1e3", "5000", ""])
+def test_the_number_of_threads_has_bounds(logged: list[str], text: str) -> None:
+    from flawline.serving import triton
+
+    def arguments(value: str) -> dict[str, str]:
+        config = {"parameters": {"THREADS": {"string_value": value}}}
+        return {"model_name": "preprocess", "model_config": json.dumps(config)}
+
+    assert triton.threads(arguments("3")) == 3
+    with pytest.raises(ArtefactError, match=f"THREADS in the .* of preprocess is '{text}'; give 1 to 4096"):
+        triton.threads(arguments(text))
 
 
 def test_a_missing_tensor_is_named(logged: list[str]) -> None:
