@@ -23,7 +23,7 @@ class BankModel:
         def load(folder: Path, manifest: Manifest) -> BankIndex:
             return BankIndex.load(checked(folder, manifest, file), threads=threads)
 
-        most = int(triton.parameter(args, "MAX_BANKS", "128"))
+        most = triton.count(args, "MAX_BANKS", 128, 1_000_000)
         self.shelf = Shelf(triton.repository(args), load, most=most)
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:

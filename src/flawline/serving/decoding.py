@@ -8,12 +8,15 @@ import cv2
 import numpy as np
 
 from flawline.errors import PictureError
+from flawline.memory import give_memory_back
 from flawline.scoring.picture import EIGHT, Values, check_size, decode, size_in_header
 from flawline.serving import triton
 from flawline.serving.checks import REQUEST_PIXELS
 
 DEEP_PIXELS = "DEEP_PIXELS"
 """Input of stage `preprocess` for raw pixels in UINT16."""
+LARGE_PIXELS = 1 << 24
+"""Pixels decoded together after which memory is given back; that takes milliseconds."""
 
 Decoded = list[Values] | PictureError
 """The pictures of one request, or what is wrong with it."""
@@ -60,14 +63,24 @@ class Decoder:
         share: list[triton.Request] = []
         total = 0
         for request in requests:
-            job = self._pictures(request)
-            pixels = sum(map(_announced, job)) if isinstance(job, list) else 0
+            pixels = self._announced_by(request)
             if share and total + pixels > REQUEST_PIXELS:
                 yield share
+                if total > LARGE_PIXELS:
+                    give_memory_back()
                 share, total = [], 0
             share.append(request)
             total += pixels
         yield share
+        if total > LARGE_PIXELS:
+            give_memory_back()
+
+    def _announced_by(self, request: triton.Request) -> int:
+        try:
+            job = self._pictures(request)
+        except Exception:  # `read` meets it again, and then it is this request's alone
+            return 0
+        return sum(map(_announced, job)) if isinstance(job, list) else 0
 
     def close(self) -> None:
         """Stop the threads."""

@@ -27,9 +27,20 @@ def parameter(arguments: dict[str, str], name: str, default: str) -> str:
     return str(parameters.get(name, {}).get("string_value", default))
 
 
+def count(arguments: dict[str, str], name: str, default: int, most: int) -> int:
+    """A parameter that is a whole number from 1 to `most`. Raises ArtefactError for anything else."""
+    text = parameter(arguments, name, str(default))
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        msg = (
+            f"parameter {name} in the config.pbtxt of {arguments['model_name']} is '{text}'; give 1 to {most}"
+        )
+        raise ArtefactError(msg)
+    return int(text)
+
+
 def threads(arguments: dict[str, str]) -> int:
     """CPU threads this stage may use: parameter THREADS, else one per core given to the process."""
-    return int(parameter(arguments, "THREADS", str(len(os.sched_getaffinity(0)))))
+    return count(arguments, "THREADS", len(os.sched_getaffinity(0)), 4096)
 
 
 def repository(arguments: dict[str, str]) -> Path:

@@ -1,0 +1,232 @@
+"""What stages do where something unforeseen happens to a request, without a server: Triton's module is made up."""
+
+import asyncio
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flawline.errors import ArtefactError, PictureError, RequestError
+
+MODELS = Path(__file__).parents[2] / "model_repository"
+STAGES = ("triton", "answers", "decoding", "bank_model", "graph_model", "fused_model")
+
+
+class Tensor:
+    def __init__(self, name: str, values: np.ndarray) -> None:
+        self.name, self._values = name, values
+
+    def as_numpy(self) -> np.ndarray:
+        return self._values
+
+
+class TritonError:
+    INVALID_ARG, INTERNAL = "INVALID_ARG", "INTERNAL"
+
+    def __init__(self, message: str, code: str) -> None:
+        self.text, self.code = message, code
+
+    def message(self) -> str:
+        return self.text
+
+
+class InferenceResponse:
+    def __init__(self, tensors: list[Tensor] | None = None, error: TritonError | None = None) -> None:
+        self.tensors, self._error = tensors or [], error
+
+    def has_error(self) -> bool:
+        return self._error is not None
+
+    def error(self) -> TritonError | None:
+        return self._error
+
+    @property
+    def told(self) -> tuple[str, str]:
+        assert self._error is not None
+        return self._error.code, self._error.text
+
+
+class Request:
+    def __init__(self, **values: np.ndarray) -> None:
+        self.tensors = {name: Tensor(name, each) for name, each in values.items()}
+
+    def requested_output_names(self) -> list[str]:
+        return ["RATIO_MAP"]
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Makes flawline.serving importable here; gives what stages log."""
+    lines: list[str] = []
+    made_up: Any = ModuleType("triton_python_backend_utils")
+    made_up.Tensor, made_up.TritonError, made_up.InferenceResponse = Tensor, TritonError, InferenceResponse
+    made_up.Logger = SimpleNamespace(log_error=lines.append)
+    made_up.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
+    made_up.get_output_tensor_by_name = lambda response, name: next(
+        tensor for tensor in response.tensors if tensor.name == name
+    )
+    names = [f"flawline.serving.{name}" for name in STAGES]
+    kept = {name: sys.modules.pop(name, None) for name in names}
+    monkeypatch.setitem(sys.modules, made_up.__name__, made_up)
+    yield lines
+    for name, module in kept.items():
+        sys.modules.pop(name, None)
+        if module is not None:
+            sys.modules[name] = module
+
+
+def stage(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(f"stage_{name}", MODELS / name / "1" / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_an_unforeseen_error_is_that_of_its_request_alone(logged: list[str]) -> None:
+    from flawline.serving import triton
+
+    def respond(requests: list[str]) -> list[str]:
+        if "bad" in requests:
+            msg = "cannot reshape\narray"
+            raise ValueError(msg)
+        return [f"{request} answered" for request in requests]
+
+    answers = triton.together(respond, ["a", "bad", "b"])
+    assert (answers[0], answers[2]) == ("a answered", "b answered")
+    code, text = answers[1].told
+    assert code == "INTERNAL"
+    assert text.startswith("the stage failed on this request (ValueError: cannot reshape array)")
+    assert "Traceback" in logged[-1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RequestError("x is missing"), "INVALID_ARG"),
+        (PictureError("x is missing"), "INVALID_ARG"),
+        (ArtefactError("x is missing"), "INTERNAL"),
+    ],
+)
+def test_an_error_is_refused_or_failed_by_whose_fault_it_is(
+    logged: list[str], error: Exception, code: str
+) -> None:
+    from flawline.serving import triton
+
+    assert triton.failure(error).told == (code, "x is missing")
+    assert logged == []
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1e3", "5000", ""])
+def test_the_number_of_threads_has_bounds(logged: list[str], text: str) -> None:
+    from flawline.serving import triton
+
+    def arguments(value: str) -> dict[str, str]:
+        config = {"parameters": {"THREADS": {"string_value": value}}}
+        return {"model_name": "preprocess", "model_config": json.dumps(config)}
+
+    assert triton.threads(arguments("3")) == 3
+    with pytest.raises(ArtefactError, match=f"THREADS in the .* of preprocess is '{text}'; give 1 to 4096"):
+        triton.threads(arguments(text))
+
+
+def test_a_missing_tensor_is_named(logged: list[str]) -> None:
+    from flawline.serving import triton
+
+    with pytest.raises(RequestError, match="GEOMETRY is missing; send all tensors"):
+        triton.array(Request(), "GEOMETRY")
+
+
+def test_pictures_that_are_large_together_are_decoded_apart(
+    logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flawline.serving import decoding
+
+    monkeypatch.setattr(decoding, "REQUEST_PIXELS", 3000)
+    decoder = decoding.Decoder(1)
+    small, large = np.zeros((1, 20, 50, 3), np.uint8), np.zeros((1, 50, 50, 3), np.uint8)
+    several = np.zeros((4, 20, 50, 3), np.uint8)
+    broken = Request(IMAGE=np.array([[b"no picture"]], np.object_))
+    requests = [Request(PIXELS=each) for each in (small, small, large, small, several)] + [broken]
+    shares = list(decoder.shares(requests))
+    assert [len(share) for share in shares] == [2, 1, 1, 1, 1]
+    assert [request for share in shares for request in share] == requests
+    refused, unread = decoder.read(requests[-2:])
+    assert "the 4 pictures of the request have 4000 pixels together, over the limit of 3000" in str(refused)
+    assert "not a JPEG" in str(unread)
+    assert [len(each) for each in decoder.read(shares[0])] == [1, 1]
+    decoder.close()
+
+
+class Bank:
+    """Stands for both banks; fails where more than one picture is asked about, or the picture of zeros."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def request(self, **arguments: Any) -> Any:
+        embedding = arguments["inputs"][0].as_numpy()
+
+        async def execute() -> InferenceResponse:
+            self.asked.append(len(embedding))
+            if len(embedding) > 1 or not embedding.any():
+                return InferenceResponse(error=TritonError("no memory", "INTERNAL"))
+            grid = np.ones(embedding.shape[:-1], np.float32)
+            return InferenceResponse([Tensor("DISTANCE", grid), Tensor("CROWDING", grid)])
+
+        return SimpleNamespace(async_exec=execute)
+
+
+def test_pictures_that_a_bank_refuses_together_are_asked_about_alone(logged: list[str]) -> None:
+    from flawline.scoring.picture import Geometry
+    from flawline.scoring.ratio import RatioSettings
+
+    module, bank = stage("ratio_scoring"), Bank()
+    module.pb_utils.InferenceRequest = bank.request
+    rules = SimpleNamespace(
+        settings=SimpleNamespace(windows=None), place=lambda width, height: Geometry.fit(width, height, 128)
+    )
+    line = module.ScoredLine(rules, RatioSettings(), (4, 4, 3))
+    model = module.TritonPythonModel()
+    model.shelf = SimpleNamespace(get=lambda key: line)
+
+    def asking(value: float, place: tuple[int, int] = (60, 60)) -> Request:
+        return Request(
+            EMBEDDING=np.full((1, 4, 4, 3), value, np.float32),
+            ARTEFACT_KEY=np.array([[1, 2]], np.int32),
+            GEOMETRY=np.array([place], np.int32),
+        )
+
+    requests = [asking(1), asking(0), asking(2), asking(np.nan), asking(1, (0, 0)), Request()]
+    answers = asyncio.run(model.execute(requests))
+    assert bank.asked == [3, 1, 1, 1]
+    assert [answer.has_error() for answer in answers] == [False, True, False, True, True, True]
+    assert answers[1].told == ("INTERNAL", "no memory")
+    assert [answer.told[0] for answer in answers[3:]] == ["INVALID_ARG"] * 3
+    assert answers[5].told[1].startswith("ARTEFACT_KEY is missing")
+    assert answers[0].tensors[0].as_numpy().shape == (1, 4, 4)
+
+
+def test_one_verdict_that_cannot_be_made_costs_no_other(
+    logged: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = stage("postprocess")
+    model = module.TritonPythonModel()
+
+    def verdicts(request: Any) -> Iterator[Any]:
+        if request == "bad":
+            raise ZeroDivisionError
+        return iter([request])
+
+    monkeypatch.setattr(model, "verdicts", verdicts)
+    monkeypatch.setattr(module, "respond", lambda found: found)
+    good, bad, other = model.execute(["a", "bad", "b"])
+    assert (good, other) == (["a"], ["b"])
+    assert bad.told[1].startswith("the stage failed on this request (ZeroDivisionError")
