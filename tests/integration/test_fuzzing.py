@@ -14,7 +14,7 @@ from flawline.scoring.picture import decode
 
 pytestmark = pytest.mark.server
 
-SECONDS = 4.0
+SECONDS = 2.5
 GROWTH_MB = 1000
 """Room for the largest answers, which Triton keeps; that it does not go on, only a long run can show."""
 
