@@ -181,7 +181,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
     turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode in _WIDE_GREY:
-        wide = np.asarray(upright).astype(np.int64)
+        wide = np.asarray(upright)  # not made wider: a large one would take gigabytes
         grey = (np.clip(wide, 0, 65535) >> 8).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     return np.array(upright.convert("RGB"), dtype=np.uint8)
