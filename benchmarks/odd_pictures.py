@@ -22,7 +22,7 @@ def good_pictures() -> dict[str, bytes]:
     modes = {
         mode: picture.convert(mode) for mode in ("1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")
     }
-    modes["I;16"] = Image.fromarray(grey.astype(np.uint16) * 16)
+    modes["I;16"] = Image.fromarray(grey.astype(np.uint16) * 257)
     modes["I"] = Image.fromarray(grey.astype(np.int32) * 65_537)
     modes["F"] = Image.fromarray(grey.astype(np.float32) / 255)
     ways = {

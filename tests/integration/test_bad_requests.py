@@ -43,7 +43,7 @@ from frozen_line import (
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
-ROUNDS = 3
+ROUNDS = 2
 STOP_S = 6.0
 
 

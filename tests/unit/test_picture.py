@@ -3,6 +3,7 @@
 import io
 import resource
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,3 +272,22 @@ def test_no_damage_is_more_than_a_refusal() -> None:
             assert (pixels.ndim, pixels.shape[2], pixels.dtype) == (3, 3, np.uint8)
             outcomes.append("read")
     assert min(outcomes.count("refused"), outcomes.count("read")) > 50
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I"])
+def test_a_wide_picture_takes_little_more_memory_than_its_pixels(mode: str) -> None:
+    """The largest one that is accepted has 64 Mi pixels: eight bytes for each, three times over, were gigabytes."""
+    side = 1500
+    image = (
+        Image.new("I", (side, side), 40_000).convert(mode)
+        if mode != "I"
+        else Image.new(mode, (side, side), 40_000)
+    )
+    content = io.BytesIO()
+    image.save(content, "TIFF")
+    tracemalloc.start()
+    pixels = decode(content.getvalue())
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (pixels == 40_000 >> 8).all()
+    assert most < 16 * side * side

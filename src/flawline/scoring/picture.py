@@ -334,9 +334,14 @@ def upright_size(path: Path) -> tuple[int, int]:
     return _look_at(path)[0]
 
 
-def size_in_header(content: bytes) -> tuple[int, int]:
-    """Width and height in pixels of an encoded picture, from its header. Raises PictureError as `upright_size`."""
-    return _look_at(io.BytesIO(content))[0]
+def announced_pixels(content: bytes) -> int:
+    """Pixels that an encoded picture has by its header; 0 where `decode` refuses it without decoding it."""
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _turn_to_largest(image)
+            return image.width * image.height
+    except Exception:  # Pillow's readers raise errors of any kind; `decode` says what is wrong
+        return 0
 
 
 def held_bits(path: Path) -> int:
@@ -344,7 +349,7 @@ def held_bits(path: Path) -> int:
     return _look_at(path)[1]
 
 
-def _look_at(file: Path | io.BytesIO) -> tuple[tuple[int, int], int]:
+def _look_at(file: Path) -> tuple[tuple[int, int], int]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             _turn_to_largest(image)

@@ -9,7 +9,7 @@ import numpy as np
 
 from flawline.errors import PictureError
 from flawline.memory import give_memory_back
-from flawline.scoring.picture import EIGHT, Values, check_size, decode, size_in_header
+from flawline.scoring.picture import EIGHT, Values, announced_pixels, check_size, decode
 from flawline.serving import triton
 from flawline.serving.checks import REQUEST_PIXELS
 
@@ -111,13 +111,7 @@ def _bounded(job: list[bytes | Values] | PictureError) -> list[bytes | Values] |
 
 def _announced(item: bytes | Values) -> int:
     """Pixels of a picture, encoded or not, as its header says; 0 where it is refused without being decoded."""
-    if not isinstance(item, bytes):
-        return item.shape[0] * item.shape[1]
-    try:
-        width, height = size_in_header(item)
-    except PictureError:  # `decode` says what is wrong
-        return 0
-    return width * height
+    return announced_pixels(item) if isinstance(item, bytes) else item.shape[0] * item.shape[1]
 
 
 def _decode_or_error(
