@@ -33,22 +33,20 @@ class TritonPythonModel:
         ]
 
     def respond_all(self, requests):
-        deep = [any(name.startswith(DEEP) for name in each.requested_output_names()) for each in requests]
-        pictures = self.decoder.read(requests, bits=[MOST_BITS if each else EIGHT for each in deep])
-        return [self.respond(*pair) for pair in zip(requests, pictures, strict=True)]
+        wanted = [pictures_wanted(request) for request in requests]
+        bits = [MOST_BITS if DEEP in "".join(names) else EIGHT for names in wanted]
+        pictures = self.decoder.read(requests, bits=bits)
+        return [self.respond(*each) for each in zip(wanted, pictures, strict=True)]
 
-    def respond(self, request, pictures):
+    def respond(self, wanted, pictures):
         if isinstance(pictures, PictureError):
             return triton.refuse(str(pictures))
-        wanted = request.requested_output_names()
-        if len({name.startswith(DEEP) for name in wanted if "PICTURE" in name}) > 1:
-            return triton.refuse(f"ask for outputs that begin with {DEEP}, or for others, not for both")
         whole = [name for name in wanted if name.removeprefix(DEEP) == "PICTURE"]
         if whole and len({pixels.shape for pixels in pictures}) > 1:
             return triton.refuse(
                 "the pictures of one request differ in shape; send each in a request of its own"
             )
-        sizes = {name: name.rpartition("PICTURE_")[2] for name in wanted if "PICTURE_" in name}
+        sizes = {name: name.rpartition("_")[2] for name in wanted if name not in whole}
         outputs = {
             name: np.stack([letterbox(pixels, int(size))[0] for pixels in pictures])
             for name, size in sizes.items()
@@ -59,3 +57,9 @@ class TritonPythonModel:
 
     def finalize(self):
         self.decoder.close()
+
+
+def pictures_wanted(request):
+    """Names of the pictures to make; the deep ones only where nothing else is asked for."""
+    names = [name for name in request.requested_output_names() if "PICTURE" in name]
+    return [name for name in names if not name.startswith(DEEP)] or names

@@ -4,7 +4,7 @@ import io
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import cv2
 import numpy as np
@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from flawline.errors import DataError, PictureError
-from flawline.scoring.picture import Geometry, Values, into_square
+from flawline.scoring.picture import AnyValues, Geometry, into_square
 
 Mask = NDArray[np.bool_]
-AnyValues = TypeVar("AnyValues", bound=Values)
 
 FORMATS = ("PNG", "BMP", "TIFF")
 """File formats of a mask. JPEG is none of them: it scatters values that are almost black around every edge."""

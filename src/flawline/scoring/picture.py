@@ -4,7 +4,7 @@ import io
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -29,6 +29,7 @@ GREY, CONTRAST, LEAST_DEVIATION = 127.5, 32.0, 2.0
 
 Pixels = NDArray[np.uint8]
 Values = NDArray[np.uint8 | np.uint16]
+AnyValues = TypeVar("AnyValues", bound=Values)
 """Pixels as a file holds them: UINT8, or UINT16 where it has more than eight bits a channel."""
 EIGHT, MOST_BITS = 8, 16
 """Bits that the values of a line's pictures fill: 8, or up to 16 in files of 16 bits."""
@@ -182,9 +183,9 @@ def decode(content: bytes, bits: int | None = EIGHT) -> Values:
             if bits is None:
                 bits = held
             if bits > EIGHT:
-                return _deep(image, content, page)
+                return _three(_deep(image, content, page))
             if held > EIGHT:
-                return _upper_eight(_deep(image, content, page), held)
+                return _three(_upper_eight(_deep(image, content, page), held))
             return _to_rgb(image)
     except PictureError:
         raise
@@ -281,7 +282,7 @@ def _raw_mode(image: Image.Image) -> str:
 
 
 def _deep(image: Image.Image, content: bytes, page: int) -> NDArray[np.uint16]:
-    """UINT16 [H, W, 3] of a file of more than eight bits a channel, upright. Pillow keeps eight of RGB.
+    """UINT16 [H, W, 1 or 3] of a file of more than eight bits a channel, upright. Pillow keeps eight of RGB.
 
     Raises PictureError where it has eight.
     """
@@ -295,7 +296,7 @@ def _deep(image: Image.Image, content: bytes, page: int) -> NDArray[np.uint16]:
     if image.mode.startswith("I;16"):
         turn = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
         upright = image if turn is None else image.transpose(turn)
-        return np.repeat(np.asarray(upright).astype(np.uint16)[:, :, None], 3, axis=2)
+        return np.asarray(upright).astype(np.uint16, copy=False)[:, :, None]
     # OpenCV turns TIFF files upright, and not PNG files.
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1) if image.format == "PNG" else 1
     flags = cv2.IMREAD_UNCHANGED | (cv2.IMREAD_IGNORE_ORIENTATION if image.format == "PNG" else 0)
@@ -303,14 +304,17 @@ def _deep(image: Image.Image, content: bytes, page: int) -> NDArray[np.uint16]:
     if len(pages) != 1 or pages[0].dtype != np.uint16:
         msg = "the picture is damaged or truncated; send the whole file again"
         raise PictureError(msg)
-    found = cast(
-        NDArray[np.uint16], pages[0] if pages[0].ndim == 3 else np.repeat(pages[0][:, :, None], 3, axis=2)
-    )
-    return np.ascontiguousarray(_turned(found[:, :, 2::-1], orientation))
+    found = cast(NDArray[np.uint16], pages[0] if pages[0].ndim == 3 else pages[0][:, :, None])
+    return _turned(found[:, :, 2::-1], orientation)
+
+
+def _three(values: AnyValues) -> AnyValues:
+    """Three channels [H, W, 3] of one or three."""
+    return cast(AnyValues, np.ascontiguousarray(np.broadcast_to(values, (*values.shape[:2], 3))))
 
 
 def _turned(values: NDArray[np.uint16], orientation: int) -> NDArray[np.uint16]:
-    """Turn [H, W, 3] as an orientation of EXIF asks, as `_UPRIGHT` turns Pillow's images."""
+    """Turn [H, W, C] as an orientation of EXIF asks, as `_UPRIGHT` turns Pillow's images."""
     if orientation in _SIDEWAYS:
         values = values.transpose(1, 0, 2)
     rows, columns = _MIRRORED.get(orientation, (1, 1))
