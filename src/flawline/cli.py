@@ -183,6 +183,7 @@ def build(
         ignore=ignore,
     )
     _check_results(report=report, scores=scores, checkpoint=checkpoint)
+    another_day = () if holdout is None else load_holdout(holdout)
     dataset = without(load_dataset(data, seed=seed), leave_out)
     built = build_line(
         detector,
@@ -196,7 +197,7 @@ def build(
         budget=read_duration(budget),
         checkpoint=checkpoint,
         fused=fused,
-        holdout=() if holdout is None else load_holdout(holdout),
+        holdout=another_day,
     )
     _show_search(built.manifest.search)
     _show_released(built.manifest, repository)

@@ -68,7 +68,7 @@ def test_a_row_of_the_table_can_be_printed_whatever_the_name(failed):
 def test_folders_are_counted_and_what_is_left_out_is_named(folder):
     (folder / "x.webp").touch()
     os.mkfifo(folder / "pipe.png")
-    done = ask("--line", "bolts", "--url", "127.0.0.1:9", folder)
+    done = ask("--line", "bolts", "--url", "127.0.0.1:9", "--timeout", "0.1", folder)
     assert done.stderr.startswith(
         "Pictures: 4 used, 3 left out. hidden or made by tools: 1 (.a.jpg); "
         "pipes, sockets or devices: 1 (pipe.png); format not read: 1 (x.webp).\n"
