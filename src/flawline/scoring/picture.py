@@ -38,8 +38,9 @@ FEWEST_LEVELS = 16
 MAX_PAGES = 64
 """Most pages of a TIFF file; a picture has few."""
 
-# check_size decides; set once, since catching warnings is not safe in the threads that decode.
+# check_size decides, and what cannot be read is refused; set once, since catching warnings is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _BITS, _PHOTOMETRIC, _PLANAR, _FORMAT = 258, 262, 284, 339  # tags of TIFF 6.0
 _UNSIGNED, _FLOAT = 1, 3  # values of SampleFormat
