@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -21,6 +19,7 @@ from flawline_client.client import InspectionClient
 from flawline_client.folders import SUFFIXES, LeftOut, search, shown, tell
 from flawline_client.inspection import Inspection, InspectionError, Verdict
 from flawline_client.overlay import may_draw, save_overlay
+from flawline_client.places import what_forbids
 
 PICTURE_FAILED = 1
 MISUSED_OR_UNREACHABLE = 2
@@ -182,13 +181,8 @@ def _check_overlays(pictures: Sequence[Path], targets: Sequence[Path | None]) ->
         if not may_draw(target):
             _leave(f"{target} is there and is no overlay of Flawline; choose another --overlay folder")
     for folder in sorted({target.parent for target in wanted}):
-        existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-        try:
-            with tempfile.TemporaryFile(dir=existing):
-                pass
-        except OSError as error:
-            why = "is no folder" if not existing.is_dir() else f"cannot be written ({error.strerror})"
-            _leave(f"{existing} {why}; choose another --overlay folder")
+        if (fault := what_forbids(folder)) is not None:
+            _leave(f"{fault}; choose another --overlay folder")
 
 
 def _check_line(client: InspectionClient, line: str, url: str, timeout: float) -> None:

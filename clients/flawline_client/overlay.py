@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from flawline_client.folders import shown
 from flawline_client.inspection import Inspection, Verdict
+from flawline_client.places import is_free_or_bears
 from flawline_client.wire import Picture
 
 SMALLEST, LARGEST = 720, 2048
@@ -37,8 +38,6 @@ INK, FAINT_INK, PAPER = (24, 28, 34), (96, 104, 114), (255, 255, 255)
 SOFTWARE = "Flawline overlay"
 """Text chunk `Software` of every overlay, by which it is known and may be drawn again."""
 OVERLAY_MARK = b"tEXtSoftware\0" + SOFTWARE.encode()
-_HEAD = 4096
-"""Bytes within which the mark stands."""
 
 _WIDE_GREY = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 
@@ -93,15 +92,7 @@ def save_overlay(inspection: Inspection, picture: Picture | Image.Image, path: P
 
 def may_draw(path: Path) -> bool:
     """Whether `path` is free or an overlay that this package drew; a link that leads nowhere is not free."""
-    if not os.path.lexists(path):
-        return True
-    if not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return OVERLAY_MARK in file.read(_HEAD)
-    except OSError:  # what cannot be read is not known
-        return False
+    return is_free_or_bears(path, OVERLAY_MARK)
 
 
 def open_picture(picture: Picture | Image.Image) -> Image.Image:

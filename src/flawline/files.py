@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flawline.errors import FlawlineError, OutputError
 from flawline.progress import say
+from flawline_client.places import is_free_or_bears, what_forbids
 
 SYNTHESIS = "Flawline synthesis"
 """Text chunk `Software` of synthesized pictures; overlays have one of their own, see flawline_client.overlay."""
@@ -24,8 +25,6 @@ JSON_MARK = b'"generator": "Flawline'
 """Of JSON objects; lists of results are known by the fields of their rows."""
 _FULL = 1 << 20
 """Bytes left on a disk that is called full: a library may have failed at more than that, in one piece."""
-_HEAD = 4096
-"""Bytes within which a mark stands."""
 
 Over = bytes | bool
 """What may be replaced: False nothing, bytes a file that bears this mark, True whatever is there."""
@@ -33,15 +32,9 @@ Over = bytes | bool
 
 def may_replace(path: Path, over: Over) -> bool:
     """Tell whether `path` is free, or holds what may be replaced; a link that leads nowhere is not free."""
-    if over is True or not os.path.lexists(path):
-        return True
-    if over is False or not path.is_file():
-        return False
-    try:
-        with path.open("rb") as file:
-            return over in file.read(_HEAD)
-    except OSError:  # what cannot be read is not known
-        return False
+    if isinstance(over, bool):
+        return over or not os.path.lexists(path)
+    return is_free_or_bears(path, over)
 
 
 def check_output(path: Path, option: str, over: Over = False) -> None:
@@ -71,14 +64,10 @@ def check_folder(folder: Path, option: str) -> None:
         OutputError: it is a file, below a file, or this user may not write there.
 
     """
-    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        why = "is no folder" if not existing.is_dir() else f"cannot be written ({error.strerror})"
-        msg = f"{option} {folder}: {existing} {why}; name a place where you may write"
-        raise OutputError(msg) from error
+    fault = what_forbids(folder)
+    if fault is not None:
+        msg = f"{option} {folder}: {fault}; name a place where you may write"
+        raise OutputError(msg)
 
 
 def check_space(folder: Path, needed: int, purpose: str) -> None:

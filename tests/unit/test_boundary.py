@@ -175,7 +175,7 @@ def test_a_place_without_permission_is_told_before_the_work(
     def refuse(**_: object) -> None:  # root may write anywhere
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr("flawline.files.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("flawline_client.places.tempfile.TemporaryFile", refuse)
     monkeypatch.setattr(sys, "argv", ["flawline", *EVALUATE, "--json", str(tmp_path / "new" / "a.json")])
     with pytest.raises(SystemExit):
         main()
