@@ -159,6 +159,10 @@ def to_inspection_error(
             "`flawline build`, or choose one that is there"
         )
         return LineNotFound(msg, "NOT_FOUND", source)
+    if types := re.search(r"input 'PIXELS' data-type is '(\w+)', but model .* expects '(\w+)'", reason):
+        sent, taken = (name.lower() for name in types.groups())
+        msg = f"{about}PIXELS are {sent}, and line '{line}' takes {taken}; send the picture as its camera gives it"
+        return PictureRejected(msg, code, source)
     if code == "INVALID_ARGUMENT":
         msg = f"{about}line '{line}' at {url} rejects the picture: {reason}"
         return PictureRejected(msg, code, source)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flawline.durations import read_duration
-from flawline.errors import FlawlineError
+from flawline.errors import FlawlineError, OutputError
 from flawline.files import check_distinct, check_folder
 from flawline.memory import keep_freed_memory
 from flawline.progress import say
@@ -217,11 +217,16 @@ def _check_results(
     *, report: Path | None, scores: Path | None, checkpoint: Path | None, rows: Path | None = None
 ) -> None:
     """See, before anything is trained or published, that what a command is to write can be written."""
+    from flawline.data.splits import SPLIT_FILE
     from flawline.report.evaluation import check_rows_file
     from flawline.report.page import check_report_file
     from flawline.report.scores import check_scores_file
 
     check_distinct({"--report": report, "--json": rows, "--scores": scores})
+    for option, path in (("--report", report), ("--json", rows), ("--scores", scores)):
+        if path is not None and path.name == SPLIT_FILE:
+            msg = f"{path} would be read as the split of the pictures beside it; give {option} another name"
+            raise OutputError(msg)
     if report is not None:
         check_report_file(report)
     if rows is not None:
@@ -314,9 +319,9 @@ def compile_graph(
 ) -> None:
     """Compile a published line for another target, on this machine, as a new version; nothing is trained."""
     from flawline.data import load_dataset
-    from flawline.jobs.derive import compile_line
+    from flawline.jobs.derive import bits_of, compile_line
 
-    pictures = None if data is None else load_dataset(data)
+    pictures = None if data is None else load_dataset(data, bits=bits_of(repository, line, kept))
     _show_released(compile_line(repository, line, target, dataset=pictures, kept=kept).manifest, repository)
     if kept is not None:
         say(f"The copy in {kept} is no longer needed.")
@@ -351,9 +356,9 @@ def calibrate(
 ) -> None:
     """Calibrate a published line on new good pictures or for other budgets, as a new version."""
     from flawline.data import load_dataset
-    from flawline.jobs.derive import calibrate_line
+    from flawline.jobs.derive import bits_of, calibrate_line
 
-    pictures = None if data is None else load_dataset(data)
+    pictures = None if data is None else load_dataset(data, bits=bits_of(repository, line))
     built = calibrate_line(repository, line, dataset=pictures, false_alarm=false_alarm, look_again=look_again)
     _show_released(built.manifest, repository)
 
@@ -529,6 +534,9 @@ def synthesize(
     settings = read_recipe(recipe, synthesis=method, ignore=ignore)
     shown = detector or (settings.detector if method is None else None)
     dataset, time = load_dataset(data, seed=seed), read_duration(budget)
+    if out.resolve().is_relative_to(dataset.root):
+        msg = f"--out {out} lies in the data set, which would take what is written for its own; name another folder"
+        raise OutputError(msg)
     if shown is not None:
         preview(shown, dataset, settings, count, out, seed=seed, device=device, budget=time)
         say(f"Wrote {count} pictures that {shown} learns from, and {out / 'contact_sheet.png'}")
@@ -559,7 +567,8 @@ def lines(
         for status in statuses:
             sys.stdout.write(json.dumps(_line_facts(status)) + "\n")
         return
-    table = Table(
+    table = Table()
+    for heading in (
         "line",
         "live",
         "versions",
@@ -570,7 +579,8 @@ def lines(
         "image AUROC",
         "built",
         "state",
-    )
+    ):
+        table.add_column(heading, overflow="fold")  # nothing is cut off where the terminal is narrow
     for status in statuses:
         facts = _line_facts(status)
         found, alarms, auroc = (

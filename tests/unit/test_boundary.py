@@ -133,6 +133,7 @@ EVALUATE = ("evaluate", "exdd", *SURFACES)
             (*EVALUATE, "--json", "a", "--report", "a"),
             "a: two results would be written to this one file",
         ),
+        ((*BUILD, "--scores", "a/split.csv"), "would be read as the split of the pictures beside it"),
         ((*BUILD, "--report", "pipe"), "pipe is there and was not made by Flawline; choose another --report"),
         (
             (*BUILD, "--checkpoint", "notes.txt"),

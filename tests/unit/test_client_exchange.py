@@ -188,6 +188,12 @@ def test_each_call_gets_the_time_that_is_left():
         ),
         ("NOT_FOUND", "unknown model", LineNotFound, "no line 'bolts'"),
         ("INVALID_ARGUMENT", "unexpected inference input 'IMAGE' for model", LineNotFound, "no line 'bolts'"),
+        (
+            "INVALID_ARGUMENT",
+            "inference input 'PIXELS' data-type is 'UINT8', but model 'bolts_pixels' expects 'UINT16'",
+            PictureRejected,
+            "PIXELS are uint8, and line 'bolts' takes uint16",
+        ),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", ServerUnavailable, "no answer within 10 s"),
         ("INTERNAL", "boom\n\nAt:\n  model.py", InspectionError, "with INTERNAL: boom; its log tells more"),
     ],

@@ -15,10 +15,11 @@ from PIL import Image
 from small_lines import draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset, load_dataset
-from flawline.data.depth import at_bits, with_learnt_bits
+from flawline.data.depth import at_bits, with_bits_of_line, with_learnt_bits
 from flawline.data.squares import Squares
 from flawline.detectors.fitted import FittedLine
 from flawline.errors import DataError, PictureError
+from flawline.jobs.evaluate import check_holdout
 from flawline.jobs.fit import fit
 from flawline.scoring.picture import decode, held_bits, in_eight_bits, upright_size
 from flawline.scoring.windows import WindowSettings, frame
@@ -189,6 +190,7 @@ def test_people_see_wide_pictures_in_their_own_range() -> None:
 
 def wide_line(folder: Path, factor: int, normals: int = 16) -> tuple[Dataset, Dataset]:
     """A generated line of eight bits, and the same with every value multiplied, in files of 16 bits."""
+    folder.mkdir(exist_ok=True)
     narrow = draw_line(folder / "narrow", normals=normals, test_normals=4, test_defects=4, contrast=3.0)
     samples = []
     for number, sample in enumerate(narrow.samples):
@@ -298,3 +300,29 @@ def test_windows_even_the_exposure_of_wide_pictures_as_of_others() -> None:
     two, _ = frame(narrow.astype(np.uint16) * 257, 64, settings, 16)
     assert two.dtype == np.uint16
     assert np.abs(two / 257 - one).max() <= 0.51
+
+
+def test_a_hold_out_of_another_kind_is_refused_before_anything_is_learnt(tmp_path: Path) -> None:
+    narrow, wide = wide_line(tmp_path, 16)
+    for dataset, others, words in (
+        (with_learnt_bits(wide), narrow, "has eight bits a channel, and the line looks at more than eight"),
+        (narrow, wide, "has more than eight bits a channel, and the line looks at eight"),
+    ):
+        with pytest.raises(DataError, match=rf"of the hold-out {words}"):
+            check_holdout(dataset, others.test[:2], small_recipe("builtin"))
+    ignoring = small_recipe("builtin", ignore=[[[0, 0], [20, 0], [20, 20]]])
+    cut = tmp_path / "cut.png"
+    Image.fromarray(narrow.test[0].read_image()[:, 1:]).save(cut)
+    with pytest.raises(DataError, match=r"the mask of regions to ignore: is for .*cut\.png has 127x128"):
+        check_holdout(narrow, [replace(narrow.test[0], image=cut)], ignoring)
+
+
+def test_pictures_to_calibrate_with_are_read_as_the_line_reads_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, wide = wide_line(tmp_path, 1)
+    assert with_bits_of_line(wide, 12).bits == 12
+    assert "read as" not in capsys.readouterr().err
+    _, bright = wide_line(tmp_path / "bright", 200)
+    with pytest.raises(DataError, match="the line's white is 4095, so that they would be mostly white"):
+        with_bits_of_line(bright, 12)

@@ -13,6 +13,7 @@ from flawline.data import Dataset, Sample, copies, load_dataset, load_holdout
 from flawline.errors import DataError
 from flawline.jobs.evaluate import check_holdout
 from flawline.jobs.fit import check_normals
+from flawline.recipe import Recipe
 from flawline_client.folders import search, shown
 
 SIDE = 16
@@ -248,7 +249,7 @@ class TestHoldout:
         with pytest.raises(
             DataError, match=r"1 of the 1 .*renamed\.png is the same picture as .*good/2\.png"
         ):
-            check_holdout(dataset, holdout)
+            check_holdout(dataset, holdout, Recipe())
 
 
 def test_a_path_is_shown_as_text_that_can_be_printed() -> None:

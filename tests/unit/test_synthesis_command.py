@@ -23,6 +23,10 @@ def test_the_command_takes_the_method_and_its_settings_from_the_recipe(tmp_path)
     arguments = ["synthesize", "--data", f"folder:{tmp_path / 'line'}", "--out", str(out), "--count", "2"]
     done = CliRunner().invoke(app, [*arguments, "--recipe", str(recipe), "--budget", "1m", "--device", "cpu"])
     assert done.exit_code == 0, done.exception
+    inside = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "line" / "defect_new")])
+    assert inside.exit_code != 0
+    assert "lies in the data set" in str(inside.exception)
+    assert not (tmp_path / "line" / "defect_new").exists()
     assert len(list((out / "defect_ddpm").glob("*.png"))) == 2
     assert json.loads((out / "synthetic.json").read_text())["settings"]["budget"] == 60
     assert (out / "contact_sheet.png").exists()

@@ -52,19 +52,58 @@ def with_learnt_bits(dataset: Dataset, *, tell: bool = True) -> Dataset:
             "a line takes one kind: save all alike"
         )
         raise DataError(msg)
-    normals = at_bits(dataset.train_normals, MOST_BITS)
-    with ThreadPoolExecutor() as pool:
-        tops = track(pool.map(_brightest, normals), "measuring brightness", total=len(normals))
-        brightest = max(tops, default=white_of(MOST_BITS))
+    brightest = _brightest_of(dataset)
     bits = min(max(brightest.bit_length(), EIGHT + 1), MOST_BITS)
     share = brightest / white_of(bits)
     dark = "; the pictures are dark, give them more light or exposure" if share < DARK else ""
     if tell:
         say(
-            f"The pictures have more than eight bits a channel. The brightest value of the {len(normals)} good "
+            f"The pictures have more than eight bits a channel. The brightest value of the "
+            f"{len(dataset.train_normals)} good "
             f"training pictures is {brightest}: values are read as {bits} bits, {white_of(bits)} is white{dark}."
         )
     return replace(dataset, samples=at_bits(dataset.samples, bits))
+
+
+def with_bits_of_line(dataset: Dataset, bits: int) -> Dataset:
+    """Return a data set whose pictures are read at the bits of a line that is there.
+
+    Raises:
+        DataError: the line looks at more than eight bits and a picture has eight, or its good training pictures are
+            brighter than the line's white.
+
+    """
+    if bits > EIGHT:
+        check_kind(dataset.samples, bits, dataset.name)
+        brightest = _brightest_of(dataset)
+        if brightest > 2 * white_of(bits):
+            msg = (
+                f"the brightest value of the good pictures of {dataset.name} is {brightest}, and the line's white "
+                f"is {white_of(bits)}, so that they would be mostly white; they are of another camera or exposure: "
+                "build a line from them"
+            )
+            raise DataError(msg)
+    return replace(dataset, samples=at_bits(dataset.samples, bits))
+
+
+def check_kind(samples: Iterable[Sample], bits: int, name: str) -> None:
+    """Raise DataError, naming the first, for pictures of eight bits beside a line of more, or the other way."""
+    for sample in samples:
+        held = _held(sample)
+        if held and (held > EIGHT) != (bits > EIGHT):
+            kinds = ("eight", "more than eight")
+            msg = (
+                f"{shown(sample.image)} of {name} has {kinds[held > EIGHT]} bits a channel, and the line looks at "
+                f"{kinds[bits > EIGHT]}; give files as the line's camera writes them"
+            )
+            raise DataError(msg)
+
+
+def _brightest_of(dataset: Dataset) -> int:
+    normals = at_bits(dataset.train_normals, MOST_BITS)
+    with ThreadPoolExecutor() as pool:
+        tops = track(pool.map(_brightest, normals), "measuring brightness", total=len(normals))
+        return max(tops, default=white_of(MOST_BITS))
 
 
 def _held(sample: Sample) -> int:

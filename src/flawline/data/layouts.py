@@ -17,7 +17,7 @@ from flawline.data import (
 )
 from flawline.data.account import left_out
 from flawline.data.copies import Distinct, distinct
-from flawline.data.depth import with_learnt_bits
+from flawline.data.depth import with_bits_of_line, with_learnt_bits
 from flawline.data.folders import class_name, find_pictures, subfolders
 from flawline.data.sample import COPIES, GOOD, Dataset, Sample
 from flawline.data.soundness import check_sound
@@ -44,7 +44,7 @@ DRAWN = frozenset({"folder", "kolektorsdd", "magnetic_tile"})
 SURFACES = "surfaces"
 
 
-def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
+def load_dataset(spec: str, *, seed: int = 0, known: bool = False, bits: int | None = None) -> Dataset:
     """Load a line's pictures, and say how many are used, and which are left out and why.
 
     Args:
@@ -52,6 +52,7 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
             the folder wins over what the layout would read or draw.
         seed: draws the split of layouts that have none. A generated line has a seed among its options instead.
         known: whether the same pictures were loaded before, with another seed: nothing is said or checked again.
+        bits: those that the pictures of the line fill for which these are; None learns them. See data.depth.
 
     Raises:
         DataError: the layout is not known, the path is no folder or cannot be read, there are no pictures or no
@@ -81,7 +82,7 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False) -> Dataset:
                 f"Exact copies among those used, as one item each or as defects of two classes: {kept.staying}."
             )
         check_sound(dataset.samples, dataset.name)
-    return with_learnt_bits(dataset, tell=not known)
+    return with_learnt_bits(dataset, tell=not known) if bits is None else with_bits_of_line(dataset, bits)
 
 
 def load_holdout(spec: str) -> tuple[Sample, ...]:

@@ -50,7 +50,7 @@ def build(
             flawline.jobs.release.kept_until_published.
 
     """
-    check_holdout(dataset, holdout)
+    check_holdout(dataset, holdout, recipe)
     with reserve(repository, line, target) as staging:
         tell_kept(repository, line, target)
         fitted = fit_named(

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flawline.artefact.manifest import DataFacts, Manifest, Origin
+from flawline.artefact.manifest import FILE, DataFacts, Manifest, Origin, read
 from flawline.data import Dataset, Sample, digests
 from flawline.data.depth import at_bits
 from flawline.data.ignore import check_sizes
@@ -21,6 +21,17 @@ from flawline.scoring.calibration import Calibration
 
 MOST_PICTURES = 1000
 """Pictures on which a new version is compared at most."""
+
+
+def bits_of(repository: Path, line: str, kept: Path | None = None) -> int:
+    """Bits that the pictures of a line fill: of its live version, or of one that could not be published.
+
+    Raises:
+        ArtefactError: there is no readable manifest.
+        RecipeError: there is no such line.
+
+    """
+    return read(publish.live_artefact(repository, line) if kept is None else kept).bits
 
 
 def compile_line(
@@ -206,6 +217,9 @@ def _derive(
     kept: Path | None = None,
 ) -> ReleasedLine:
     """Load the live version, or one that was kept, change it, and release it as a new one."""
+    if kept is not None and not (kept / FILE).is_file():
+        msg = f"{kept} holds no trained line; name the folder that the build told"
+        raise RecipeError(msg)
     folder = publish.live_artefact(repository, line) if kept is None else kept
     fitted, manifest = FittedLine.load(folder)
     wanted = target or manifest.target

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from flawline.data import Dataset, Sample, load_dataset
 from flawline.data.copies import alike
-from flawline.data.depth import at_bits
+from flawline.data.depth import at_bits, check_kind
+from flawline.data.ignore import check_sizes, read_ignored
 from flawline.data.leave_out import leave_out
 from flawline.detectors.odd import odd_statement
 from flawline.errors import DataError
@@ -84,7 +85,7 @@ def measure(
     for seed in seeds:
         dataset = leave_out(load_dataset(data, seed=seed, known=bool(runs)), listed)
         check_test(dataset)
-        check_holdout(dataset, holdout)
+        check_holdout(dataset, holdout, recipe)
         fitted = fit_named(
             detector,
             dataset,
@@ -130,10 +131,20 @@ def groups_of(evaluation: Evaluation, holdout: Evaluation | None, *, name: str =
     return groups
 
 
-def check_holdout(dataset: Dataset, holdout: Sequence[Sample]) -> None:
-    """Raise DataError where pictures of a hold-out are among those of a data set, under whatever name."""
+def check_holdout(dataset: Dataset, holdout: Sequence[Sample], recipe: Recipe) -> None:
+    """See, before anything is learnt, that a line of a data set can be tested on a hold-out.
+
+    Raises:
+        DataError: pictures of it are among those of the data set, under whatever name, have another depth, or
+            another shape than the recipe's regions to ignore.
+
+    """
     if not holdout:
         return
+    check_kind(holdout, dataset.bits, "the hold-out")
+    ignored = read_ignored(recipe.ignore, dataset, recipe.size)
+    if ignored is not None:
+        check_sizes(holdout, ignored, "the mask of regions to ignore")
     known = dict.fromkeys(sample.image for sample in dataset.samples)
     groups = alike((*known, *(sample.image for sample in holdout)))
     seen = [(path, group[0]) for group in groups if group[0] in known for path in group if path not in known]
