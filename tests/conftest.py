@@ -1,4 +1,4 @@
-"""Two workers share the suite file by file; the files that stand on the same published lines stay together."""
+"""Three workers share the suite file by file; the files that stand on the same published lines stay together."""
 
 import os
 from pathlib import PurePosixPath
