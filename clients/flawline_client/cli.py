@@ -16,7 +16,7 @@ from rich.text import Text
 
 from flawline_client.boundary import told_in_one_sentence
 from flawline_client.client import InspectionClient
-from flawline_client.folders import SUFFIXES, LeftOut, search, shown, tell
+from flawline_client.folders import SUFFIXES, LeftOut, identity, search, shown, tell
 from flawline_client.inspection import Inspection, InspectionError, Verdict
 from flawline_client.overlay import may_draw, save_overlay
 from flawline_client.places import what_forbids
@@ -173,10 +173,10 @@ def overlay_targets(names: Sequence[Path], folder: Path) -> list[Path]:
 
 def _check_overlays(pictures: Sequence[Path], targets: Sequence[Path | None]) -> None:
     """Leave, before anything is asked, where an overlay would take the place of something else."""
-    asked = {(found.st_dev, found.st_ino) for found in (path.stat() for path in pictures if path.exists())}
+    asked = {identity(path) for path in pictures if path.exists()}
     wanted = [target for target in targets if target is not None]
     for target in wanted:
-        if target.exists() and ((found := target.stat()).st_dev, found.st_ino) in asked:
+        if target.exists() and identity(target) in asked:
             _leave(f"{target} is one of the pictures to inspect; choose another --overlay folder")
         if not may_draw(target):
             _leave(f"{target} is there and is no overlay of Flawline; choose another --overlay folder")

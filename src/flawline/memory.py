@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep large pieces of memory for the next batch instead of giving them back to the system.
 
     By default glibc maps every piece of some megabytes afresh, and the system clears it page by page: a fit asks
-    for the same pieces at each batch, and spent up to a third of its time on that. Peak memory stays the same.
+    for the same pieces at each batch.
     See mallopt(3). Returns whether it took effect; other C libraries than glibc are left alone.
     """
     mallopt = _of_the_c_library("mallopt")

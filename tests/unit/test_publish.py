@@ -309,8 +309,10 @@ def test_a_build_that_fails_leaves_no_staging(repository: Path) -> None:
 
 def test_a_mount_is_built_in_within_itself(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parent is on another disk, or cannot be written."""
-    writable = publish._is_writable
-    monkeypatch.setattr(publish, "_is_writable", lambda place: place != repository.parent and writable(place))
+    asked = publish.what_forbids
+    monkeypatch.setattr(
+        publish, "what_forbids", lambda place: "no" if place == repository.parent else asked(place)
+    )
     with staging_area(repository, LINE) as folder:
         assert folder.parent == repository / ".building"
         assert [status.line for status in list_lines(repository)] == [LINE]

@@ -58,9 +58,9 @@ def with_learnt_bits(dataset: Dataset, *, tell: bool = True) -> Dataset:
     dark = "; the pictures are dark, give them more light or exposure" if share < DARK else ""
     if tell:
         say(
-            f"The pictures have more than eight bits a channel. The brightest value of the "
-            f"{len(dataset.train_normals)} good "
-            f"training pictures is {brightest}: values are read as {bits} bits, {white_of(bits)} is white{dark}."
+            "The pictures have more than eight bits a channel. The brightest value of the "
+            f"{len(dataset.train_normals)} good training pictures is {brightest}: values are read as {bits} bits, "
+            f"{white_of(bits)} is white{dark}."
         )
     return replace(dataset, samples=at_bits(dataset.samples, bits))
 

@@ -9,7 +9,6 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from flawline.repository import names
 from flawline.repository.assemble import line_models, native_discrepancy
 from flawline.repository.model_config import ModelConfig
 from flawline.targets import TARGETS
+from flawline_client.places import what_forbids
 
 CONFIG = "config.pbtxt"
 STAGE_FILES = ("1/model.py", CONFIG)
@@ -110,7 +110,7 @@ def check_publishing(repository: Path, line: str, needed: int = 0) -> None:
         raise OutputError(msg) from error
     models = (line, names.pixels(line), names.fused(line), names.discrepancy(line))
     for place in (repository, *(repository / name for name in (*models, *names.SHARED))):
-        if place.exists() and not _is_writable(place):
+        if place.exists() and what_forbids(place):
             msg = (
                 f"the model repository {repository} cannot be published into: {place} cannot be written; "
                 "change its rights, or name another --repository"
@@ -129,14 +129,6 @@ def check_publishing(repository: Path, line: str, needed: int = 0) -> None:
 def _is_stage(model: Path) -> bool:
     """Whether a model's code is Flawline's."""
     return any("flawline" in code.read_text(errors="replace") for code in model.glob("*/model.py"))
-
-
-def _is_writable(folder: Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 def _of_others(repository: Path, name: str) -> OutputError:
@@ -180,7 +172,7 @@ def staging_area(repository: Path, line: str, needed: int = 0) -> Iterator[Path]
 
 def _area(repository: Path) -> Path:
     parent = repository.parent
-    if parent.stat().st_dev == repository.stat().st_dev and _is_writable(parent):
+    if parent.stat().st_dev == repository.stat().st_dev and what_forbids(parent) is None:
         return parent / f".{repository.name}.building"
     return repository / ".building"
 

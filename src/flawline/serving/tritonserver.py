@@ -45,9 +45,8 @@ ControlMode = Literal["none", "poll", "explicit"]
 
 DEAD_STAGE_S = 10.0
 """What a server is given to notice that a stage has died; it takes one second, where it notices."""
-
 LOST_TIMEOUT_S = 1.5
-"""What they are given where a stage has died: a server with such a stage never ends by itself."""
+"""What requests in flight are given where a stage has died: a server with such a stage never ends by itself."""
 WATCH_S = 0.5
 """How often it is seen whether all stages live."""
 FIRST_REST_S, LONGEST_REST_S = 0.5, 60.0
@@ -379,7 +378,8 @@ class TritonServer:
         deadline = time.monotonic() + timeout_s
         dead: dict[int, float] = {}
         while not self._answers():
-            dead = {pid: dead.get(pid, time.monotonic()) for pid in _zombies(process.pid)}
+            states = _children(process.pid)
+            dead = {pid: dead.get(pid, time.monotonic()) for pid, state in states.items() if state == "Z"}
             if dead and time.monotonic() - min(dead.values()) > DEAD_STAGE_S:
                 raise ServerError(
                     self._with_log(
@@ -433,11 +433,7 @@ class TritonServer:
         """Ids of the processes that live of the server's Python stages, one each; none when it is not running."""
         if self._process is None:
             return set()
-        children: set[int] = set()
-        for task in Path(f"/proc/{self._process.pid}/task").glob("*/children"):
-            with suppress(OSError):  # a thread that has just ended
-                children.update(map(int, task.read_text().split()))
-        return {child for child in children if _lives(child)}
+        return {child for child, state in _children(self._process.pid).items() if state not in "ZX"}
 
     def stop(self) -> None:
         """Let requests in flight finish, end the server and its stage processes, and free their shared memory.
@@ -573,17 +569,15 @@ class TritonServer:
             connection.close()
 
 
-def _zombies(parent: int) -> list[int]:
-    """Children of a process that have ended and that it has not asked after."""
-    found: list[int] = []
+def _children(parent: int) -> dict[int, str]:
+    """Children of a process by id, each with its state: Z where it has ended and was not asked after."""
+    found: dict[int, str] = {}
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
-        with suppress(OSError):  # a thread or a child that has just gone
-            found += (int(pid) for pid in children.read_text().split() if _has_ended(pid))
+        with suppress(OSError):  # a thread that has just ended
+            for child in children.read_text().split():
+                with suppress(OSError):  # or a child
+                    found[int(child)] = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
     return found
-
-
-def _has_ended(pid: str) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def _model_names(repository: Path) -> list[str]:
@@ -638,14 +632,6 @@ def _claim_ports(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
                 raise ServerError(msg) from error
             claimed[protocol] = listener.getsockname()[1]
         return claimed
-
-
-def _lives(process: int) -> bool:
-    """Whether a process is there and no zombie, which only waits to be counted."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (OSError, IndexError):
-        return False
 
 
 def _headline(reason: str) -> str:
