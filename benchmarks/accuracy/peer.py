@@ -79,7 +79,7 @@ def make_job(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Job, list[Geo
     facts = JobFacts(
         teacher=recipe.teacher,
         layers=None if layers is None else list(layers),
-        even_exposure=recipe.even_exposure,
+        even_exposure=recipe.even_exposure is not False,
         neighbours=NEIGHBOURS,
         coreset_ratio=CORESET_RATIO,
         min_bank=MIN_BANK,

@@ -67,11 +67,11 @@ def found_at(labels: np.ndarray, scores: np.ndarray, false_alarms: float) -> flo
 def compare(data: str, seed: int) -> list[dict[str, object]]:
     """One row a figure for one set."""
     dataset = load_dataset(data, seed=seed)
-    recipe = settled(Recipe(even_scale=False), dataset)
+    recipe = settled(Recipe(even_scale=False, even_exposure=True), dataset)
     teacher, (layers,) = load_shared_teacher([ExDDPart], recipe)
     normals = Squares(dataset.train_normals, recipe.size)
     context = context_of(ExDDPart, layers, teacher, normals, dataset, recipe, seed=seed)
-    part = ExDDPart.fit(ExDDConfig(positive="none"), context)
+    part = ExDDPart.fit(ExDDConfig(positive="none", colour=False), context)
     line = Line(teacher, [part]).eval()
     squares = Squares(dataset.test, recipe.size, keep_bytes=0)
     found: dict[str, list[float]] = {}

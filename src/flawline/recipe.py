@@ -75,8 +75,8 @@ class Recipe(BaseModel):
             tries it alone and beside the banks.
         teacher: `efficientnet_lite0` (ImageNet features), `builtin` (generated textures only), `hf:<name>`, a local
             folder, or `<source>:<name>` of another package. `auto` takes the first of these that is installed.
-        even_exposure: whether each picture is first brought to one brightness and contrast, for lines whose light
-            varies.
+        even_exposure: whether each picture is first brought to one brightness and contrast; null does so where the
+            light of the good pictures varies; see flawline.jobs.exposure.
         adapt: settings of the teacher's adaptation to the line.
         size: side of the model square, or of each window, in pixels; one of flawline.scoring.picture.SIZES.
         windows: windows of `size` in which large pictures are looked at; null brings each whole into one square,
@@ -106,7 +106,7 @@ class Recipe(BaseModel):
     name: str = "default"
     detector: str | None = None
     teacher: str = AUTO
-    even_exposure: bool = True
+    even_exposure: bool | None = None
     adapt: AdaptConfig = AdaptConfig()
     size: int = 256
     windows: WindowsConfig | None = None

@@ -53,7 +53,7 @@ def fitted(dataset: Dataset, recipe: Recipe, *, seed: int = 0) -> tuple[ExDDPart
 def teacher_passes(given: Context) -> Iterator[list[int]]:
     """Numbers of pictures of every pass through the teacher."""
     passes: list[int] = []
-    hook = given.teacher.register_forward_hook(
+    hook = given.teacher.backbone.register_forward_hook(
         lambda _module, pictures, _maps: passes.append(len(pictures[0]))
     )
     yield passes

@@ -15,7 +15,7 @@ from small_lines import SIZE, draw_line, small_recipe, write_teacher
 
 from flawline.data import Dataset, Sample
 from flawline.data.squares import Square, Squares, cover
-from flawline.detectors.exdd.model import embed
+from flawline.detectors.exdd.model import Embedding, embed
 from flawline.detectors.exdd.part import ExDDPart
 from flawline.detectors.fitted import FittedLine
 from flawline.detectors.part import parse_detector
@@ -245,7 +245,7 @@ def test_masks_without_a_pixel_fill_no_bank_and_are_not_counted(
 
 def embedded(teacher: str, samples: tuple[Sample, ...]) -> list[NDArray[np.float32]]:
     squares = [Square.of(sample.read_image(), SIZE) for sample in samples]
-    features = embed(load_teacher(teacher, even_exposure=True), PatchFeatures(), squares)
+    features = embed(load_teacher(teacher, even_exposure=True), Embedding(PatchFeatures()), squares)
     return list(features.flatten(1, 2).numpy())
 
 

@@ -112,6 +112,14 @@ def test_a_missing_thread_lies_along_a_thread() -> None:
         )  # gaps lie on both sides
 
 
+def test_a_discolouration_is_as_bright_as_the_surface() -> None:
+    pixels = 0.2 + 0.6 * render_surface("leather", (128, 128), np.random.default_rng(0))  # nothing clips
+    flawed, mask = plant_defect(pixels, "discolouration", np.random.default_rng(1), 0.5, 1.0)
+    change = flawed - pixels
+    assert np.abs(change @ (0.299, 0.587, 0.114)).max() < 1e-5
+    assert change[mask][:, 0].mean() - change[mask][:, 2].mean() > 0.03
+
+
 def test_the_mask_is_the_blend_weight_above_its_level(monkeypatch: pytest.MonkeyPatch) -> None:
     ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
     monkeypatch.setitem(DEFECTS, "ramp", lambda pixels, *_: (ramp, np.zeros_like(pixels)))
@@ -167,6 +175,8 @@ class TestOptions:
             ("contrast=0", "contrast must be above 0"),
             ("contrast=nan", "contrast must be above 0"),
             ("light=3", "light must be from 0 to 2 stops"),
+            ("leather,kind=rust", "leather has no kind 'rust'; choose one of scratch, .*, discolouration"),
+            ("leather,kind=missing_thread", "leather has no kind 'missing_thread'"),
         ],
     )
     def test_refuses_what_it_cannot_draw(self, text: str, message: str) -> None:
@@ -179,7 +189,7 @@ class TestLine:
         dataset = load_dataset(SMALL.spec())
         assert dataset.name == SMALL.spec()
         assert (len(dataset.train_normals), len(dataset.train_defects), len(dataset.test)) == (3, 2, 9)
-        assert {s.defect_class for s in dataset.test} == {GOOD, *DEFECTS}
+        assert {s.defect_class for s in dataset.test} == {GOOD, *defect_kinds("woven")}
         assert len({s.group for s in dataset.samples}) == len(dataset.samples)
         for sample in dataset.samples:
             assert sample.read_image().shape == (96, 128, 3)
@@ -196,6 +206,11 @@ class TestLine:
         lines = [tints(seed) for seed in range(6)]
         assert max(np.ptp(tint, axis=0).max() for tint in lines) < 0.005
         assert np.ptp([tint.mean(axis=0) for tint in lines], axis=0).max() > 0.03
+
+    def test_all_defects_are_of_the_kind_that_is_asked_for(self) -> None:
+        dataset = load_dataset(replace(SMALL, kind="discolouration").spec())
+        assert {s.defect_class for s in dataset.test} == {GOOD, "discolouration"}
+        assert dataset.name.endswith(",kind=discolouration")
 
     def test_a_thread_is_missing_only_from_cloth(self) -> None:
         assert "missing_thread" in defect_kinds("woven")

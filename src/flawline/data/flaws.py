@@ -18,6 +18,8 @@ Plane = NDArray[np.float32]
 
 MASK_LEVEL = 0.3
 """Blend weight above which a pixel counts as defective."""
+BRIGHTNESS = np.array((0.299, 0.587, 0.114))
+"""Shares of red, green and blue in how bright a colour is (ITU-R BT.601)."""
 
 
 def plant_defect(
@@ -189,8 +191,8 @@ def _pit(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plane
     return weight, _shaded(pixels, 1.5 * step * relief)
 
 
-def _stain(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plane, Plane]:
-    """Dried liquid: the surface shows through a tint that is strongest along the rim."""
+def _spilt(pixels: Plane, unit: float, rng: Generator) -> Plane:
+    """How far each pixel lies inside a spot of wavy outline, as a share of its radius; below 0 outside."""
     x, y = _place(pixels, rng)
     dx, dy = _offsets(pixels, x, y)
     radius = max(4.0, rng.uniform(14, 34) * unit)
@@ -199,14 +201,27 @@ def _stain(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Pla
     short = (dy * np.cos(slant) - dx * np.sin(slant)) / squeeze
     inside = 1 - np.hypot(long, short) / radius
     inside += 0.16 * _wavy(pixels, max(3.0, 14 * unit), rng) + 0.05 * _wavy(pixels, max(2.0, 5 * unit), rng)
-    # The noise is held back at the middle, so that no stain vanishes and none is far off its place.
-    inside = np.where(np.hypot(long, short) < 0.3 * radius, np.maximum(inside, 0.3), inside)
+    # The noise is held back at the middle, so that no spot vanishes and none is far off its place.
+    return np.where(np.hypot(long, short) < 0.3 * radius, np.maximum(inside, 0.3), inside)
+
+
+def _stain(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plane, Plane]:
+    """Dried liquid: the surface shows through a tint that is strongest along the rim."""
+    inside = _spilt(pixels, unit, rng)
     weight = _smoothstep(inside, 0.0, 0.18)
     rim = np.exp(-(((inside - 0.14) / 0.1) ** 2))
     tints = ((0.8, 1.0, 1.3), (1.1, 1.05, 0.9), (1.0, 1.0, 1.0))  # share taken from red, green, blue
     tint = np.array(tints[rng.integers(len(tints))], dtype=np.float32)
     darkening = 0.9 * step / max(float(pixels.mean()), 0.1) * (0.75 + 0.5 * rim)
     return weight, pixels * np.maximum(1 - darkening[:, :, None] * tint, 0.1)
+
+
+def _discolouration(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plane, Plane]:
+    """Rust, scorching or a wrong dye: redder at the expense of blue, as bright as the surface was."""
+    weight = _smoothstep(_spilt(pixels, unit, rng), 0.0, 0.4)
+    redder = np.array((1.0, 0.0, -1.0))
+    change = 0.5 * step * (redder - redder @ BRIGHTNESS)
+    return weight, (pixels + change).astype(np.float32)
 
 
 def _dent(pixels: Plane, step: float, unit: float, rng: Generator) -> tuple[Plane, Plane]:
@@ -285,5 +300,6 @@ DEFECTS: dict[str, Callable[[Plane, float, float, Generator], tuple[Plane, Plane
     "stain": _stain,
     "dent": _dent,
     "missing_thread": _missing_thread,
+    "discolouration": _discolouration,
 }
 """Kinds by name; each gives weight [H, W] and target [H, W, 3] for pixels, brightness step and unit length."""

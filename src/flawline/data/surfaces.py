@@ -28,6 +28,8 @@ DRAWING = 1
 """Raised whenever the same options give other pictures, so that old ones are not taken for new."""
 MIN_SIDE, MAX_SIDE = 64, 4096
 """Pixels; anything smaller holds too little of a surface and of a defect."""
+ASKED_FOR = ("discolouration",)
+"""Kinds of defect that are drawn only where a line names them: they are as bright as the surface."""
 MOST_PICTURES = 100_000
 """Pictures of one kind that are drawn at most."""
 
@@ -38,7 +40,8 @@ class SurfaceOptions:
 
     `seed` draws everything. `size` is height and width in pixels. `normals` and `train_defects` are numbers of
     pictures to train on, the other two to test on. `contrast` and `scale` are those of `plant_defect`. `light` is
-    by how many stops, either way, pictures differ in exposure. Raises DataError on a value outside its range.
+    by how many stops, either way, pictures differ in exposure. `kind` names the one kind that all defects are of;
+    without it they are of all kinds that change brightness. Raises DataError on a value outside its range.
     """
 
     family: str = "woven"
@@ -51,6 +54,7 @@ class SurfaceOptions:
     contrast: float = 0.5
     scale: float = 1.0
     light: float = 0.0
+    kind: str = ""
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -68,6 +72,8 @@ class SurfaceOptions:
             _refuse("contrast must be above 0 and at most 4, scale from 0.1 to 10")
         if not 0 <= self.light <= 2:
             _refuse("light must be from 0 to 2 stops")
+        if self.kind and self.kind not in (kinds := (*defect_kinds(self.family), *ASKED_FOR)):
+            _refuse(f"{self.family} has no kind '{self.kind}'; choose one of {', '.join(kinds)}")
 
     @classmethod
     def parse(cls, text: str) -> "SurfaceOptions":
@@ -100,7 +106,7 @@ class SurfaceOptions:
         counts = f"{self.normals}+{self.test_normals}+{self.test_defects}+{self.train_defects}"
         return (
             f"{self.family}-seed{self.seed}-{_text(self.size)}-{counts}"
-            f"-contrast{self.contrast}-scale{self.scale}-light{self.light}-v{DRAWING}"
+            f"-contrast{self.contrast}-scale{self.scale}-light{self.light}{self.kind and '-'}{self.kind}-v{DRAWING}"
         )
 
 
@@ -119,8 +125,9 @@ def _text(value: object) -> str:
 
 
 def defect_kinds(family: str) -> tuple[str, ...]:
-    """Kinds of defect that a family can have: all, but a thread is missing only where there are threads."""
-    return tuple(kind for kind in DEFECTS if kind != "missing_thread" or family == "woven")
+    """Kinds of defect that a family has unless one is asked for; a thread is missing where there are threads."""
+    left_out = ASKED_FOR if family == "woven" else (*ASKED_FOR, "missing_thread")
+    return tuple(kind for kind in DEFECTS if kind not in left_out)
 
 
 def load(options: SurfaceOptions, *, cache: Path | None = None) -> tuple[Path, tuple[Sample, ...]]:
@@ -164,7 +171,7 @@ def _draw_into(root: Path, options: SurfaceOptions) -> None:
 
 
 def _draw(root: Path, options: SurfaceOptions) -> Iterator[Sample]:
-    kinds = defect_kinds(options.family)
+    kinds = (options.kind,) if options.kind else defect_kinds(options.family)
     parts: tuple[tuple[Split, int, bool], ...] = (
         ("train", options.normals, False),
         ("test", options.test_normals, False),

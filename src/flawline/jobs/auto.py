@@ -22,7 +22,7 @@ from flawline.detectors.fitted import BATCH, FittedLine
 from flawline.detectors.part import MAX_PARTS, parse_detector
 from flawline.errors import ArtefactError, RecipeError
 from flawline.files import kept_if_possible, write_atomically
-from flawline.jobs.fit import check_normals, check_weights, fit, pick_device, settled, trainings_of
+from flawline.jobs.fit import check_normals, check_weights, fit, framed, pick_device, trainings_of
 from flawline.jobs.judging import LABELLED, OWN, Figures, Judges, lots, plan_folds
 from flawline.progress import say, track
 from flawline.recipe import Recipe
@@ -143,7 +143,7 @@ def search(
 
     """
     check_normals(dataset, recipe.false_alarm)
-    recipe = settled(recipe, dataset)
+    recipe = framed(recipe, dataset)
     pick_device(device)
     with _folder(checkpoint) as folder:
         return _Search(dataset, recipe, seed, device, budget, folder).run()
@@ -181,7 +181,7 @@ def surroundings(dataset: Dataset, recipe: Recipe) -> list[tuple[int, bool]]:
         normals = dataset.train_normals
         longest = min(max(sample.read_size()) for sample in normals)
         sizes = [size for size in SIZES if size == SIZES[0] or size <= longest]
-    exposures = (recipe.even_exposure,) if "even_exposure" in recipe.model_fields_set else (True, False)
+    exposures = (True, False) if recipe.even_exposure is None else (recipe.even_exposure,)
     return [(size, even) for size in sizes for even in exposures]
 
 
@@ -263,7 +263,7 @@ class _Search:
         self._identity = {
             "data": dataset.fingerprint(),
             "recipe": recipe.model_dump(mode="json", exclude={"name", "parity_pictures"}),
-            "named": sorted({"size", "even_exposure"} & recipe.model_fields_set),
+            "named": sorted({"size"} & recipe.model_fields_set),
             "judges": {kind: each.model_dump(mode="json") for kind, each in self._judges.synthetic.items()},
             "ignored": None if self._hidden is None else digest([self._hidden]),
             "seed": seed,

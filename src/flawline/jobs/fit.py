@@ -19,6 +19,7 @@ from flawline.detectors.fitted import BATCH, FittedLine, Found
 from flawline.detectors.line import Line
 from flawline.detectors.part import Context, Part, parse_detector
 from flawline.errors import DataError, PictureError, RecipeError
+from flawline.jobs.exposure import evened_exposure
 from flawline.jobs.scale import evened_scale
 from flawline.progress import bar, say, track
 from flawline.recipe import Recipe
@@ -141,10 +142,18 @@ def fit(
 
 
 def settled(recipe: Recipe, dataset: Dataset, kinds: Sequence[type[Part]] = ()) -> Recipe:
-    """Return the recipe with what it leaves open: the teacher, and the scale of cut-outs of many shapes.
+    """Return the recipe with all that it leaves open: see `framed` and flawline.jobs.exposure.
+
+    Settling twice changes nothing.
+    """
+    return evened_exposure(dataset, framed(recipe, dataset, kinds))
+
+
+def framed(recipe: Recipe, dataset: Dataset, kinds: Sequence[type[Part]] = ()) -> Recipe:
+    """Return the recipe with its teacher and the scale of cut-outs of many shapes.
 
     See flawline.teachers.settle and flawline.jobs.scale; where a part of `kinds` cannot look at windows, cut-outs
-    fill the square one by one. Settling twice changes nothing.
+    fill the square one by one.
     """
     recipe = recipe.model_copy(update={"teacher": settle(recipe.teacher)})
     return evened_scale(dataset, recipe) if all(map(_takes_windows, kinds)) else recipe
@@ -173,7 +182,7 @@ def load_shared_teacher(
     adapted = default_layers(recipe.teacher) if recipe.adapt.steps else ()
     layers = tuple(sorted({*adapted, *(layer for each in wanted for layer in each)}))
     # The exposure of windows is that of their whole picture, and evened before it is cut.
-    even = recipe.even_exposure and recipe.windows is None
+    even = recipe.even_exposure is not False and recipe.windows is None
     return load_teacher(recipe.teacher, layers=layers, even_exposure=even, bits=bits), wanted
 
 
@@ -213,7 +222,7 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Igno
         )
         raise RecipeError(msg)
     windows = WindowSettings(
-        scale=scale, step=step, align=align, even_exposure=recipe.even_exposure, fill="mean"
+        scale=scale, step=step, align=align, even_exposure=recipe.even_exposure is not False, fill="mean"
     )
     for sample in dataset.samples:
         try:

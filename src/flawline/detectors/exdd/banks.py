@@ -1,7 +1,7 @@
 """Fill ExDD's banks: no gradient, two coresets (paper section C4)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import cv2
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flawline.data.squares import Square, cover
+from flawline.detectors.exdd.colour import CHANNELS, balance
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.coreset import k_center
-from flawline.detectors.exdd.model import MemoryBank, embed
+from flawline.detectors.exdd.model import Embedding, MemoryBank, embed
 from flawline.errors import DataError
 from flawline.progress import bar, track
 from flawline.scoring.ignored import Ignored, filled
@@ -50,6 +51,11 @@ class Pool:
         """The patches of all other pictures."""
         return self.patches[torch.from_numpy(~np.isin(self.owners, pictures))]
 
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Pool":
+        """The pool with another [N, D'] for all features [N, D], or [rows, columns, D] likewise."""
+        embeddings = {number: change(each) for number, each in self.embeddings.items()}
+        return replace(self, patches=change(self.patches), embeddings=embeddings)
+
 
 class BankFiller:
     """Embeds pictures with one teacher and fills banks from them.
@@ -59,6 +65,7 @@ class BankFiller:
         config: settings.
         size: side of the model square, or of each window, in pixels.
         seed: seed of every random choice.
+        embedding: what makes patches of the teacher's maps; None takes features without colour.
         maps: positions among the teacher's maps of those to take; None takes all.
         ignored: regions of defect pictures that are not learnt.
         windows: how pictures are cut into windows; None brings each whole into one square.
@@ -70,6 +77,7 @@ class BankFiller:
         teacher: Teacher,
         config: ExDDConfig,
         *,
+        embedding: Embedding | None = None,
         size: int,
         seed: int,
         maps: Sequence[int] | None = None,
@@ -79,11 +87,12 @@ class BankFiller:
         self.ignored = ignored
         self.windows = windows
         self.teacher, self.config, self.size, self.seed, self.maps = teacher, config, size, seed, maps
-        self.features = PatchFeatures(faithful_pooling=config.faithful_pooling).to(teacher.mean.device)
+        own = embedding or Embedding(PatchFeatures(faithful_pooling=config.faithful_pooling))
+        self.embedding = own.to(teacher.mean.device)
 
     def embed(self, squares: Sequence[Square]) -> Tensor:
         """FP32 [B, rows, columns, D] of a batch of squares without windows, on the teacher's device."""
-        return embed(self.teacher, self.features, squares, self.maps)
+        return embed(self.teacher, self.embedding, squares, self.maps)
 
     def embed_whole(self, square: Square) -> Tensor:
         """FP32 [rows, columns, D] of one picture in its square or in its windows, on the teacher's device."""
@@ -135,6 +144,25 @@ class BankFiller:
             if place == number and room >= 0:
                 kept[number] = embedded.cpu()
         return Pool(torch.cat(parts), np.concatenate(owners), kept)
+
+    def settle_colour(self, pool: Pool) -> Pool:
+        """Find how much colour counts among these normal patches, for all that is embedded after; see `balance`.
+
+        Returns the pool with the colour of its patches in that scale, or without where the pictures are grey.
+        """
+        colour = self.embedding.colour
+        if colour is None:
+            return pool
+        scale = balance(pool.patches, pool.owners, self.seed)
+        if scale is None:
+            self.embedding.colour = None
+            return pool.changed(lambda features: features[..., :-CHANNELS].contiguous())
+        colour.scale.fill_(scale)
+
+        def weigh(features: Tensor) -> Tensor:
+            return torch.cat((features[..., :-CHANNELS], features[..., -CHANNELS:] * scale), dim=-1)
+
+        return pool.changed(weigh)
 
     def negative_bank(self, patches: Tensor) -> MemoryBank:
         """Coreset of normal patches [N, D]."""

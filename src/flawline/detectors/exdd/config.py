@@ -41,6 +41,7 @@ class ExDDConfig(PartConfig):
             defect always counts.
         overexposed: whether the normal bank also holds an overexposed copy of each good picture; null does so where
             some good pictures are clipped and most are not.
+        colour: whether patches of pictures that are not grey also hold their mean colour.
         faithful_pooling: 3 x 3 pooling without padding and adaptive resizing, as the authors' code does.
         eight_bit_map: whether the map is rounded to 8 bits before it is smoothed, as the authors' blur does.
 
@@ -64,5 +65,6 @@ class ExDDConfig(PartConfig):
     positive_patches: Literal["masked", "crops", "last_crop"] = "masked"
     min_cover: float = Field(0.25, gt=0, le=1)
     overexposed: bool | None = None
+    colour: bool = True
     faithful_pooling: bool = False
     eight_bit_map: bool = False

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flawline.data.squares import Square
+from flawline.detectors.exdd.colour import Colour
 from flawline.scoring.knn import crowding
 from flawline.scoring.ratio import Neighbours
 from flawline.teachers import Teacher, stacked
@@ -62,28 +63,29 @@ def _next_entries(vectors: Tensor, count: int) -> Tensor:
 
 
 class Embedding(nn.Module):
-    """Patch features as a part of a line's graph."""
+    """Patch features, and the colour of the patches where the line looks at it, as a part of a line's graph."""
 
-    def __init__(self, features: nn.Module) -> None:
+    def __init__(self, features: nn.Module, colour: Colour | None = None) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.colour = features, colour
 
     def forward(self, pixels: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Turn the teacher's maps into FP32 [B, rows, columns, D]; `pixels` are not looked at."""
-        del pixels
+        """Turn the teacher's maps into FP32 [B, rows, columns, D]; `pixels` give the colour."""
         embedded: Tensor = self.features(maps)
-        return embedded
+        if self.colour is None:
+            return embedded
+        return torch.cat((embedded, self.colour(pixels, (embedded.shape[1], embedded.shape[2]))), dim=3)
 
 
 @torch.inference_mode()
 def embed(
-    teacher: Teacher, features: nn.Module, squares: Sequence[Square], maps: Sequence[int] | None = None
+    teacher: Teacher, embedding: Embedding, squares: Sequence[Square], maps: Sequence[int] | None = None
 ) -> Tensor:
     """Patch features of a batch of squares.
 
     Args:
         teacher: frozen, on the device that does the work.
-        features: flawline.teachers.PatchFeatures.
+        embedding: what makes them of its maps, on the same device.
         squares: pictures in the model square.
         maps: positions among the teacher's maps of those to take; None takes all.
 
@@ -92,6 +94,7 @@ def embed(
 
     """
     pictures = stacked([square.values for square in squares], teacher.bits)
-    given = teacher(pictures.to(teacher.mean.device))
-    embedded: Tensor = features(given if maps is None else [given[position] for position in maps])
+    pixels = teacher.prepare(pictures.to(teacher.mean.device))
+    given = teacher.maps(pixels)
+    embedded: Tensor = embedding(pixels, given if maps is None else [given[position] for position in maps])
     return embedded

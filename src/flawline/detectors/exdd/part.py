@@ -18,6 +18,7 @@ from flawline.artefact.served import NEGATIVE, POSITIVE, RATIO_STAGE
 from flawline.data.sample import Sample
 from flawline.data.squares import Square, Squares
 from flawline.detectors.exdd.banks import BATCH, BankFiller, Pool, ReadDefect
+from flawline.detectors.exdd.colour import Colour, ColourFacts
 from flawline.detectors.exdd.config import ExDDConfig
 from flawline.detectors.exdd.model import Embedding, MemoryBank
 from flawline.detectors.exdd.overexposed import light_varies, overexposed_squares
@@ -35,6 +36,8 @@ from flawline.synthesis.spared import spared
 from flawline.teachers import PatchFeatures, Teacher
 
 EMBEDDING = "EMBEDDING"
+COLOUR = "colour"
+"""What the facts of the part call how it looks at colour."""
 NEGATIVE_BANK, POSITIVE_BANK = "Normal bank", "Positive bank"
 """Headings of the statements that say what the banks were made from."""
 
@@ -65,13 +68,16 @@ class ExDDPart(Part):
         negative: MemoryBank,
         positive: MemoryBank | None,
         statements: dict[str, str],
+        embedding: Embedding | None = None,
     ) -> None:
+        """Take what was fitted; without an `embedding` the patches have no colour."""
         self.config, self.maps = config, maps
         self.negative, self.positive = negative, positive
         if config.image_score != ImageScore.MAP:
             self.gives = {**type(self).gives, "score": "RATIO_SCORE"}
-        self.module = Embedding(PatchFeatures(faithful_pooling=config.faithful_pooling))
-        self.architecture = {}
+        self.module = self.embedding = embedding or _embedding(config, None)
+        colour = self.embedding.colour
+        self.architecture = {} if colour is None else {COLOUR: colour.facts.model_dump(mode="json")}
         self.statements = statements
         self.cross_fitting: tuple[BankFiller, Pool, Context] | None = None
 
@@ -87,6 +93,7 @@ class ExDDPart(Part):
         filler = BankFiller(
             context.teacher,
             config,
+            embedding=_embedding(config, _in_grey_levels(context.teacher) if config.colour else None),
             size=context.size,
             seed=context.seed,
             maps=context.maps,
@@ -95,7 +102,7 @@ class ExDDPart(Part):
         )
         brightened = config.overexposed if config.overexposed is not None else light_varies(context.normals)
         copies = overexposed_squares(context.normals, context.seed) if brightened else ()
-        pool = filler.normal_pool(context.normals, copies)
+        pool = filler.settle_colour(filler.normal_pool(context.normals, copies))
         labelled, defects = _defects(config, context)
         positive = filler.positive_bank(defects)
         if positive is None:  # not even a labelled defect had a masked pixel
@@ -104,8 +111,9 @@ class ExDDPart(Part):
         statements = {POSITIVE_BANK: _origin(labelled, len(defects) - labelled)}
         if brightened:
             statements[NEGATIVE_BANK] = f"{len(copies)} normal pictures, and an overexposed copy of each"
-        part = cls(config, context.maps, negative, positive, statements)
-        part.module.to(context.teacher.mean.device)
+        if filler.embedding.colour is not None:
+            statements["Colour"] = "looked at beside the teacher's features"
+        part = cls(config, context.maps, negative, positive, statements, filler.embedding)
         part.labelled_defects = labelled or (context.labels_of(config.synthesis) if defects else 0)
         part.cross_fitting = (filler, pool, context)
         return part
@@ -204,7 +212,9 @@ class ExDDPart(Part):
         if banks[0] is None:
             msg = f"{folder / NEGATIVE}: missing; build the line again or roll back to another version"
             raise DataError(msg)
-        return cls(config, facts.maps, banks[0], banks[1], facts.statements)
+        colour = facts.architecture.get(COLOUR)
+        embedding = _embedding(config, None if colour is None else ColourFacts.model_validate(colour))
+        return cls(config, facts.maps, banks[0], banks[1], facts.statements, embedding)
 
     def taught(
         self,
@@ -218,7 +228,14 @@ class ExDDPart(Part):
     ) -> Self:
         """See Part: all patches of the pictures are added to the banks as they are."""
         filler = BankFiller(
-            teacher, self.config, size=size, seed=0, maps=self.maps, ignored=ignored, windows=windows
+            teacher,
+            self.config,
+            embedding=self.embedding,
+            size=size,
+            seed=0,
+            maps=self.maps,
+            ignored=ignored,
+            windows=windows,
         )
         near = [self.negative.vectors]
         for square in Squares(normals, size, ignored, windows=windows):
@@ -229,7 +246,8 @@ class ExDDPart(Part):
         count = self.config.neighbours
         negative = MemoryBank.of(torch.cat(near), count)
         positive = MemoryBank.of(torch.cat(far), count) if sum(map(len, far)) else None
-        return type(self)(self.config, self.maps, negative, positive, dict(self.statements))
+        statements = dict(self.statements)
+        return type(self)(self.config, self.maps, negative, positive, statements, self.embedding)
 
     def to(self, device: torch.device) -> None:
         """See Part."""
@@ -267,6 +285,17 @@ class ExDDPart(Part):
                 else spared(synthesizer, picture, ignored.mask, rng)
             )
             yield (*made, samples[row].title)
+
+
+def _embedding(config: ExDDConfig, colour: ColourFacts | None) -> Embedding:
+    features = PatchFeatures(faithful_pooling=config.faithful_pooling)
+    return Embedding(features, None if colour is None else Colour(colour))
+
+
+def _in_grey_levels(teacher: Teacher) -> ColourFacts:
+    """Colour as a teacher's prepared pixels hold it, unscaled."""
+    mean, std = (tuple(each.flatten().tolist()) for each in (teacher.mean, teacher.std))
+    return ColourFacts(mean=mean, std=std, scale=1.0)
 
 
 def _origin(labelled: int, synthetic: int) -> str:

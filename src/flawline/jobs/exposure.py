@@ -1,0 +1,50 @@
+"""Whether the light of a line varies, so that each picture must be brought to one exposure first."""
+
+import numpy as np
+
+from flawline.data import Dataset
+from flawline.progress import say, track
+from flawline.recipe import Recipe
+from flawline.scoring.picture import white_of
+
+MOST_PICTURES = 40
+"""Good pictures that are looked at, evenly spread over all."""
+SPREAD = 1.0
+"""Brightness of the pictures, tenth to ninetieth percentile, in deviations of the pixels of one of them."""
+
+
+def evened_exposure(dataset: Dataset, recipe: Recipe) -> Recipe:
+    """Return the recipe with exposure evened where the brightness of the good training pictures varies.
+
+    To even it out takes away what light adds from picture to picture, and with it how bright a surface is.
+    Generated leather loses three points of image AUROC by it under steady light, and gains six where exposures
+    differ by up to a stop. Generated lines lie at 0.2 to 0.8 under steady light and from 3.9 on under such light;
+    SPREAD lies between.
+
+    Args:
+        dataset: its good training pictures decide; without any, exposure is evened.
+        recipe: left as it is where it says what to do.
+
+    Raises:
+        DataError: a picture cannot be read.
+
+    """
+    if recipe.even_exposure is not None:
+        return recipe
+    normals = dataset.train_normals
+    rows = np.unique(np.linspace(0, len(normals) - 1, min(MOST_PICTURES, len(normals))).round().astype(int))
+    seen = []
+    for row in track(rows.tolist(), "comparing light"):
+        picture = normals[row].read_image().astype(np.float32)
+        seen.append((float(picture.mean()), float(picture.std())))
+    if not seen:
+        return recipe.model_copy(update={"even_exposure": True})
+    means, deviations = np.array(seen).T
+    low, high = np.percentile(means, [10, 90])
+    varies = bool(high - low >= SPREAD * np.median(deviations))
+    say(
+        f"The good pictures of {dataset.name} are {low / white_of(dataset.bits):.0%} to "
+        f"{high / white_of(dataset.bits):.0%} bright: exposure is {'evened' if varies else 'left as it is'}. "
+        f"'even_exposure: {str(not varies).lower()}' in a recipe does otherwise."
+    )
+    return recipe.model_copy(update={"even_exposure": varies})
