@@ -1,11 +1,13 @@
 """Exposure is evened where the light of a line varies, and only there."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from small_lines import draw_line, small_recipe
 
 from flawline.data import Dataset
+from flawline.data.depth import at_bits
 from flawline.jobs.exposure import evened_exposure
 from flawline.jobs.fit import settled
 
@@ -30,5 +32,10 @@ def test_a_recipe_has_the_last_word(tmp_path: Path, asked: bool) -> None:
     assert evened_exposure(dataset, recipe) is recipe
 
 
-def test_without_good_pictures_it_is_evened(tmp_path: Path) -> None:
+def test_it_is_evened_without_good_pictures_and_with_more_than_eight_bits(tmp_path: Path) -> None:
     assert evened_exposure(Dataset("none", tmp_path, ()), small_recipe("builtin")).even_exposure is True
+    counts = {"normals": 16, "test_normals": 1, "test_defects": 1, "train_defects": 0}
+    steady = draw_line(tmp_path, **counts)
+    assert evened_exposure(steady, small_recipe("builtin")).even_exposure is False
+    deep = replace(steady, samples=at_bits(steady.samples, 12))
+    assert evened_exposure(deep, small_recipe("builtin")).even_exposure is True

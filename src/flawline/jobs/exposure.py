@@ -5,7 +5,7 @@ import numpy as np
 from flawline.data import Dataset
 from flawline.progress import say, track
 from flawline.recipe import Recipe
-from flawline.scoring.picture import white_of
+from flawline.scoring.picture import EIGHT
 
 MOST_PICTURES = 40
 """Good pictures that are looked at, evenly spread over all."""
@@ -22,7 +22,8 @@ def evened_exposure(dataset: Dataset, recipe: Recipe) -> Recipe:
     SPREAD lies between.
 
     Args:
-        dataset: its good training pictures decide; without any, exposure is evened.
+        dataset: its good training pictures decide. Exposure is evened where there are none, and where they are of
+            more than eight bits: how much of the range such pictures fill is the camera's choice.
         recipe: left as it is where it says what to do.
 
     Raises:
@@ -32,19 +33,19 @@ def evened_exposure(dataset: Dataset, recipe: Recipe) -> Recipe:
     if recipe.even_exposure is not None:
         return recipe
     normals = dataset.train_normals
+    if not normals or dataset.bits > EIGHT:
+        return recipe.model_copy(update={"even_exposure": True})
     rows = np.unique(np.linspace(0, len(normals) - 1, min(MOST_PICTURES, len(normals))).round().astype(int))
     seen = []
     for row in track(rows.tolist(), "comparing light"):
         picture = normals[row].read_image().astype(np.float32)
         seen.append((float(picture.mean()), float(picture.std())))
-    if not seen:
-        return recipe.model_copy(update={"even_exposure": True})
     means, deviations = np.array(seen).T
     low, high = np.percentile(means, [10, 90])
     varies = bool(high - low >= SPREAD * np.median(deviations))
+    does = "evened" if varies else "left as it is"
     say(
-        f"The good pictures of {dataset.name} are {low / white_of(dataset.bits):.0%} to "
-        f"{high / white_of(dataset.bits):.0%} bright: exposure is {'evened' if varies else 'left as it is'}. "
+        f"The good pictures of {dataset.name} are {low / 255:.0%} to {high / 255:.0%} bright: exposure is {does}. "
         f"'even_exposure: {str(not varies).lower()}' in a recipe does otherwise."
     )
     return recipe.model_copy(update={"even_exposure": varies})
