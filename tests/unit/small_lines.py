@@ -57,7 +57,7 @@ def draw_line(folder: Path, **options: object) -> Dataset:
 
 
 def small_recipe(teacher: str, **changes: object) -> Recipe:
-    small = {"size": SIZE, "false_alarm": 0.1, "synthetic_count": 4}
+    small = {"size": SIZE, "false_alarm": 0.1, "synthetic_count": 4, "even_exposure": True}
     banks = {"colour": False, **changes.pop("exdd", {})}  # type: ignore[dict-item]
     settings = {"teacher": teacher, **small, **changes, "exdd": banks}
     return Recipe.model_validate(settings)
