@@ -14,10 +14,10 @@ from flawline.artefact.rules import write_tensors
 from flawline.data.sample import GOOD, Sample
 from flawline.data.squares import Squares
 from flawline.detectors.d3n.config import D3NConfig
+from flawline.detectors.d3n.learn import train_detector
 from flawline.detectors.d3n.network import STRIDES, Detector
+from flawline.detectors.d3n.nms import Select
 from flawline.detectors.d3n.pictures import Labelled
-from flawline.detectors.d3n.select import Select
-from flawline.detectors.d3n.train import train_detector
 from flawline.detectors.part import Context, Part, PartConfig
 from flawline.errors import DataError, RecipeError
 from flawline.progress import bar, say
