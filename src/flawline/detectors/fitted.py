@@ -18,6 +18,7 @@ from flawline.artefact.manifest import (
     Manifest,
     OddNormal,
     PartFacts,
+    PrecisionFacts,
     SearchFacts,
     hashes,
     verify,
@@ -32,6 +33,7 @@ from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate, worth_of
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
+from flawline.scoring.labelled import LEAST_SCORE, calibrate_labelled, match
 from flawline.scoring.oddness import limit_statement
 from flawline.scoring.picture import Geometry, Values
 from flawline.scoring.settings import LineSettings
@@ -141,6 +143,27 @@ class FittedLine:
         rules = replace(rules, ignored=self.rules.ignored)
         return replace(self, rules=rules, odd_normals=(), odd_pictures=())
 
+    def calibrated_by_labels(
+        self, samples: Sequence[Sample], found: Sequence[Found], *, precision: float
+    ) -> Self:
+        """Set the threshold on labelled pictures that the line did not learn from, where it knows no good ones.
+
+        Args:
+            samples: the pictures.
+            found: what the parts found on each.
+            precision: share of the boxes that must be right, in (0, 1).
+
+        Raises:
+            DataError: a label cannot be read, or no box is right.
+
+        """
+        matched = [
+            match(_found_on(each, self.settings), labels_of(sample, each[1], self.settings.classes))
+            for sample, each in zip(samples, found, strict=True)
+        ]
+        rules = decided(self.settings, calibrate_labelled(matched, precision))
+        return replace(self, rules=replace(rules, ignored=self.rules.ignored))
+
     def with_odd_normals(self, samples: Sequence[Sample], found: Sequence[Found]) -> Self:
         """Keep the normals of the highest scores among those that calibrated, and what the parts found on each."""
         facts, pictures = find_odd(samples, found, self.settings)
@@ -220,8 +243,25 @@ class FittedLine:
             asked_look_again=calibration.asked_look_again,
             look_again=calibration.look_again,
             worth=calibration.worth,
-            limit=limit_statement(calibration),
+            limit=None if calibration.precision is not None else limit_statement(calibration),
+            precision=None
+            if calibration.precision is None
+            else PrecisionFacts(**vars(calibration.precision)),
         )
+
+
+def _found_on(found: Found, settings: LineSettings) -> NDArray[np.float32]:
+    """Boxes FP32 [K, 6] of one picture in pixels of the model square, without the weakest."""
+    boxes = fuse(*found, settings).boxes
+    return boxes[boxes[:, 4] >= LEAST_SCORE]
+
+
+def labels_of(sample: Sample, geometry: Geometry, classes: Sequence[str]) -> NDArray[np.float32]:
+    """Labelled boxes FP32 [M, 5] of a picture in pixels of the model square, and their class; -1 is not known."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    scale = (geometry.inner_width / geometry.width, geometry.inner_height / geometry.height) * 2
+    rows = [(*box.corners, numbers.get(box.name, -1)) for box in sample.read_boxes() or ()]
+    return (np.array(rows, np.float64).reshape(-1, 5) * (*scale, 1)).astype(np.float32)
 
 
 def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:

@@ -60,6 +60,7 @@ def train_detector(
 
     """
     detector.requires_grad_(requires_grad=True)
+    frozen = _frozen(detector.body, config.frozen)
     detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(detector).eval().requires_grad_(requires_grad=False)
     groups, shares = _groups(detector, config)
@@ -68,8 +69,8 @@ def train_detector(
 
     def step(number: int, _done: float) -> Tensor:
         detector.train()
-        if config.frozen_statistics:
-            freeze_statistics(detector.body)
+        for each in [detector.body] if config.frozen_statistics else frozen:
+            freeze_statistics(each)
         batch = pictures.draw(number, config.batch, config.vary, seed)
         pixels = teacher.prepare(batch.pixels.to(device)).contiguous(memory_format=torch.channels_last)
         targets = Targets(*(each.to(device) for each in batch.targets))
@@ -118,13 +119,22 @@ def _groups(
     groups: list[dict[str, object]] = []
     shares: list[float] = []
     for module, share in ((detector.body, config.backbone_rate), (detector.neck, 1.0), (detector.head, 1.0)):
-        parameters = list(module.parameters())
+        parameters = [each for each in module.parameters() if each.requires_grad]
         for flat, decay in ((False, config.weight_decay), (True, 0.0)):
             chosen = [each for each in parameters if (each.ndim < 2) is flat]
             if chosen:
                 groups.append({"params": chosen, "weight_decay": decay})
                 shares.append(share)
     return groups, shares
+
+
+def _frozen(body: nn.Module, share: float) -> list[nn.Module]:
+    """Freeze the first `share` of the layers of a backbone, which come in the order of their use, and give them."""
+    layers = [each for each in body.modules() if next(each.parameters(recurse=False), None) is not None]
+    frozen = layers[: int(share * len(layers))]
+    for each in frozen:
+        each.requires_grad_(requires_grad=False)
+    return frozen
 
 
 @torch.no_grad()

@@ -74,6 +74,7 @@ class D3NPart(Part):
         self.config, self.maps, self.module = config, maps, module
         self.architecture, self.training = architecture, training
         self.classes = tuple(architecture["classes"])
+        self.precision = config.precision
         self.statements = {"Classes": ", ".join(self.classes)}
         if training is not None:
             self.statements["Detector"] = (
