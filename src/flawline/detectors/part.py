@@ -140,7 +140,7 @@ class Part(ABC):
         training: how it was trained; None for a part without training.
         labelled_defects: number of labelled defect pictures that it learnt from.
         classes: names of the classes of its boxes, in the order of their numbers; none without classes.
-        precision: share of its boxes that must be right on held-out labelled pictures, where there are no good ones.
+        precision: share of its boxes that must be right on held-out labelled pictures where there are no good ones.
 
     """
 

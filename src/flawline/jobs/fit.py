@@ -179,8 +179,8 @@ def without_held_out(
     items = sorted({sample.group for sample in known})
     if len(known) < MIN_NORMALS or len(items) < HELD_OUT:
         msg = (
-            f"{dataset.name} has {len(known)} labelled training pictures of {len(items)} items and no good ones; at "
-            f"least {MIN_NORMALS} pictures of {HELD_OUT} items are needed, some of which set the threshold"
+            f"{dataset.name} has {len(known)} labelled training pictures of {len(items)} items and no good ones; "
+            f"at least {MIN_NORMALS} pictures of {HELD_OUT} items are needed, some of which set the threshold"
         )
         raise DataError(msg)
     drawn = np.random.default_rng(seed).permutation(items)[: max(1, len(items) // HELD_OUT)]

@@ -178,9 +178,9 @@ class Calibration:
 def _promise_of_boxes(precision: Precision, pictures: int, alarms: float) -> str:
     promise = (
         f"nothing is promised of good pictures, since the line knows none. Its threshold rests on {pictures} "
-        f"labelled pictures that it did not learn from: {precision.reached:.0%} of the boxes were right there (class, and "
-        f"overlap of at least half), {precision.found:.0%} of {precision.labels} labelled defects were found, and "
-        f"{alarms:.0%} of the pictures had a wrong box"
+        f"labelled pictures that it did not learn from: {precision.reached:.0%} of the boxes were right there "
+        f"(class, and overlap of at least half), {precision.found:.0%} of {precision.labels} labelled defects were "
+        f"found, and {alarms:.0%} of the pictures had a wrong box"
     )
     if precision.reached < precision.asked:
         promise += f". {precision.asked:.0%} of the boxes were to be right, which no threshold reached"

@@ -18,8 +18,8 @@ class DetectorTrainingConfig(BaseModel):
         warm_up: share of the training in which the learning rate rises, 0 to 0.5.
         weight_decay: weight decay of AdamW, 0 or more.
         average: share that the running average of the weights keeps at a step, late in training, in [0, 1).
-        frozen: share of the backbone's layers, from the picture on, that keep what they learnt before, 0 to 1: edges
-            and textures are the same everywhere, and the finest maps cost the most time.
+        frozen: share of the backbone's layers, from the picture on, that keep what they learnt before, 0 to 1;
+            edges and textures are the same everywhere, and the finest maps cost the most time.
         frozen_statistics: whether the backbone's batch normalisation keeps the statistics of its first training,
             since those of a few pictures are too rough.
         vary: how pictures are changed before they are learnt.
