@@ -50,7 +50,9 @@ def read_folds(root: Path, fold: int) -> Table:
         msg = f"{path} has no fold {fold}; give ,fold=N behind the path with one of its folds ({known})"
         raise DataError(msg)
     tell_clipped(clipped)
-    return Table(tuple(samples), division=f"fold {fold} of {FOLDS_FILE}, which is the test", listed=True)
+    return Table(
+        tuple(samples), division=f"fold {fold} of {FOLDS_FILE}, which is the test", listed=True, boxed=True
+    )
 
 
 def _named(sample: Sample, name: str, *, test: bool) -> Sample:

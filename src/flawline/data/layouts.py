@@ -7,7 +7,9 @@ from pathlib import Path
 
 from flawline.data import (
     btad,
+    coco,
     folder,
+    gc10_det,
     kolektorsdd,
     kolektorsdd2,
     magnetic_tile,
@@ -15,6 +17,7 @@ from flawline.data import (
     mvtec_ad,
     neu_det,
     surfaces,
+    tianchi_fabric,
     visa,
     voc,
 )
@@ -40,15 +43,18 @@ LAYOUTS: dict[str, Callable[..., tuple[Sample, ...]]] = {
     "kolektorsdd2": kolektorsdd2.load,
     "magnetic_tile": magnetic_tile.load,
     "voc": voc.load,
+    "coco": coco.load,
     "neu_det": neu_det.load,
+    "gc10_det": gc10_det.load,
+    "tianchi_fabric": tianchi_fabric.load,
 }
 """Layouts on disk by name; each takes `root` and `seed`."""
 
 DRAWN = frozenset({"folder", "kolektorsdd", "magnetic_tile"})
 """Layouts whose split is drawn by a seed."""
 
-BOXED = frozenset({"voc", "neu_det"})
-"""Layouts with boxes, whose split a seed draws where no folds.csv gives it; they may be without good pictures."""
+BOXED = frozenset({"voc", "coco", "neu_det", "gc10_det", "tianchi_fabric"})
+"""Layouts with boxes, which may be without good pictures. A folds.csv wins over what they would read or draw."""
 
 SURFACES = "surfaces"
 
@@ -157,7 +163,14 @@ def _left_out(root: Path, table: Table, kept: Distinct) -> tuple[LeftOut, ...]:
     used = [path for sample in kept.samples for path in (sample.image, sample.mask) if path]
     # The mask of a copy is that of a picture which is used.
     masks = (*table.masks, *(copy.mask for copy in kept.copies if copy.mask))
-    return left_out(root, used, copies=[copy.image for copy in kept.copies], masks=masks, listed=table.listed)
+    return left_out(
+        root,
+        used,
+        copies=[copy.image for copy in kept.copies],
+        masks=masks,
+        listed=table.listed,
+        boxed=table.boxed,
+    )
 
 
 def _is_laid_out(root: Path) -> bool:
@@ -196,24 +209,25 @@ def _without_fold(layout: str, rest: str) -> tuple[str, int | None]:
 
 def _read(root: Path, layout: str, seed: int, fold: int | None = None) -> Table:
     """Read a folder by its split.csv or folds.csv, or as its layout does."""
-    if (root / SPLIT_FILE).is_file():
-        return read_table(root)
     if layout in BOXED and (root / FOLDS_FILE).is_file():
         return read_folds(root, fold or 0)
     if fold is not None:
         msg = f"{shown(root)} has no {FOLDS_FILE}, which ,fold={fold} asks for; leave it out"
         raise DataError(msg)
+    if (root / SPLIT_FILE).is_file():
+        return read_table(root)
     samples = LAYOUTS[layout](root, seed=seed)
     division = "the data set's own split"
     if layout in BOXED:
         division = (
-            f"the draw of a split, which gives {voc.TRAIN_SHARE:.0%} of the pictures of a class to training"
+            f"the names of its files, or the draw of a split, which gives {voc.TRAIN_SHARE:.0%} of the defects of "
+            "a class and 60 % of the good pictures to training"
         )
     if layout in DRAWN:
         division = "the draw of a split, which gives 60 % of the good pictures to training"
     if layout == "folder" and (root / "train").is_dir():
         division = "its folders train/ and test/"
-    return Table(samples, division=division)
+    return Table(samples, division=division, boxed=layout in BOXED)
 
 
 def _check(dataset: Dataset) -> None:

@@ -28,13 +28,14 @@ COLUMNS = ("image", "mask", "class", "group", "split")
 class Table:
     """What a layout or a split.csv gives: samples, masks of good pictures, and what divided train from test.
 
-    `listed` tells whether a split.csv named the pictures.
+    `listed` tells whether a split.csv or folds.csv named the pictures, `boxed` whether annotations did.
     """
 
     samples: tuple[Sample, ...]
     masks: tuple[Path, ...] = ()
     division: str = SPLIT_FILE
     listed: bool = False
+    boxed: bool = False
 
 
 def read_split(root: Path) -> tuple[Sample, ...]:

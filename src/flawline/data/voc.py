@@ -6,14 +6,14 @@ matter. A picture whose XML names no object is good. A folds.csv divides the pic
 
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flawline.data.boxes import Box, class_of, fitted
-from flawline.data.folders import find_pictures
+from flawline.data.folders import find_pictures, relative_stem
 from flawline.data.sample import GOOD, Sample
 from flawline.data.splits import split_by_group
-from flawline.errors import DataError
+from flawline.errors import DataError, PictureError
 from flawline.progress import say
 from flawline.scoring.picture import upright_size
 from flawline_client.folders import shown
@@ -40,7 +40,11 @@ def load(root: Path, *, seed: int = 0) -> tuple[Sample, ...]:
     return split_by_group(read_pairs(root), seed, defect_share=TRAIN_SHARE)
 
 
-def read_pairs(root: Path) -> list[Sample]:
+Renamed = Callable[[list[Box], Path], list[Box]]
+"""Gives the boxes of an annotation with other names, or some of them."""
+
+
+def read_pairs(root: Path, renamed: Renamed | None = None) -> list[Sample]:
     """Find all pictures below `root` with an annotation; all in split train. Raises DataError as `load`."""
     annotations = annotations_in(root)
     samples, used, clipped = [], set[Path](), 0
@@ -49,7 +53,9 @@ def read_pairs(root: Path) -> list[Sample]:
         if annotation is None:
             continue
         used.add(annotation)
-        sample, count = boxed(picture, annotation)
+        raw = read_annotation(annotation)
+        boxes = raw if renamed is None else renamed(raw, annotation)
+        sample, count = labelled_sample(picture, boxes, annotation, relative_stem(picture, root))
         samples.append(sample)
         clipped += count
     missing = [path for paths in annotations.values() for path in paths if path not in used]
@@ -79,16 +85,34 @@ def _annotation_of(picture: Path, annotations: Mapping[str, Sequence[Path]]) -> 
     return folders[0] if folders else None
 
 
-def boxed(picture: Path, annotation: Path, group: str = "") -> tuple[Sample, int]:
+def boxed(picture: Path, annotation: Path, group: str) -> tuple[Sample, int]:
     """Make a sample, in split train, of a picture and its annotation, and count the boxes that were clipped."""
-    raw = read_annotation(annotation)
-    width, height = upright_size(picture)
-    fits = [fitted(box, width, height, f"{shown(annotation)}, object {n}") for n, box in enumerate(raw, 1)]
+    return labelled_sample(picture, read_annotation(annotation), annotation, group)
+
+
+def labelled_sample(picture: Path, raw: list[Box], source: Path, group: str) -> tuple[Sample, int]:
+    """Make a sample, in split train, of a picture and its boxes, and count the boxes that were clipped.
+
+    Args:
+        picture: the picture; its size is read from its header.
+        raw: its boxes; without any it is good.
+        source: file that they are from, for messages.
+        group: item that it shows.
+
+    Raises:
+        DataError: the size cannot be read, or a box is wrong as `flawline.data.boxes.fitted` says.
+
+    """
+    try:
+        width, height = upright_size(picture)
+    except PictureError as error:
+        msg = f"{shown(picture)}: {error}"
+        raise DataError(msg) from error
+    place = f"{shown(source)}, {shown(picture.name)}"
+    fits = [fitted(box, width, height, f"{place}, object {number}") for number, box in enumerate(raw, 1)]
     boxes = tuple(box for box, _ in fits)
     name = class_of(boxes) if boxes else GOOD
-    return Sample(picture, name, None, group or str(picture), "train", boxes=boxes), sum(
-        cut for _, cut in fits
-    )
+    return Sample(picture, name, None, group, "train", boxes=boxes), sum(cut for _, cut in fits)
 
 
 def tell_clipped(count: int) -> None:
