@@ -33,8 +33,11 @@ from flawline.teachers.adapt import adapt
 from flawline.training import Budget
 
 MIN_NORMALS = 10
-HELD_OUT = 10
-"""Without good pictures one in so many items of labelled defects is not learnt from, and sets the threshold."""
+HELD_OUT, FEW_HELD_OUT = 10, 20
+"""Without good pictures one in HELD_OUT items of labelled defects is not learnt from, and sets the threshold.
+
+Where these are fewer than FEW_HELD_OUT, so many are taken, but no more than a quarter of all.
+"""
 SPLIT_FACTOR = 4
 """Normals are split once when they show this many times the needed number of items; fewer are used by K folds."""
 MAX_ADAPTED = 1000
@@ -160,7 +163,7 @@ def fit(
 def without_held_out(
     dataset: Dataset, recipe: Recipe, seed: int, ignored: Ignored | None
 ) -> tuple[Dataset, Squares]:
-    """Keep apart one in HELD_OUT items of a data set without good pictures, to set the threshold by.
+    """Keep apart some items of a data set without good pictures, to set the threshold by; see HELD_OUT.
 
     Args:
         dataset: its labelled training defects.
@@ -183,7 +186,8 @@ def without_held_out(
             f"at least {MIN_NORMALS} pictures of {HELD_OUT} items are needed, some of which set the threshold"
         )
         raise DataError(msg)
-    drawn = np.random.default_rng(seed).permutation(items)[: max(1, len(items) // HELD_OUT)]
+    count = max(len(items) // HELD_OUT, min(FEW_HELD_OUT, len(items) // 4))
+    drawn = np.random.default_rng(seed).permutation(items)[:count]
     held = {sample for sample in known if sample.group in set(drawn.tolist())}
     samples = tuple(sample for sample in dataset.samples if sample not in held)
     apart = [sample for sample in known if sample in held]
