@@ -154,7 +154,7 @@ class FittedLine:
             precision: share of the boxes that must be right, in (0, 1).
 
         Raises:
-            DataError: a label cannot be read, or no box is right.
+            DataError: a label cannot be read, or no threshold leaves a right box.
 
         """
         matched = [

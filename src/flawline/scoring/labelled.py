@@ -83,20 +83,20 @@ def calibrate_labelled(pictures: Sequence[Matched], precision: float) -> Calibra
         precision: share of the boxes that must be right, in (0, 1).
 
     Raises:
-        DataError: there are no pictures, or no box is right.
+        DataError: no threshold leaves a right box.
 
     """
-    wrong = np.sort(np.array([each.strongest_wrong for each in pictures], np.float32))
+    wrong = np.sort(np.array([each.strongest_wrong for each in pictures], np.float32)).clip(LEAST_SCORE)
     scores = np.concatenate([each.scores for each in pictures]) if pictures else np.empty(0, np.float32)
     right = np.concatenate([each.label >= 0 for each in pictures]) if pictures else np.empty(0, np.bool_)
-    floors = np.unique(np.maximum(wrong, np.float32(LEAST_SCORE)))
+    floors = np.unique(wrong)
     limits = np.nextafter(floors, np.float32(np.inf))
     shown = [scores >= limit for limit in limits]
     shares = np.array([right[each].mean() if each.any() else 0.0 for each in shown])
     if not shares.size or not shares.max() > 0:
         msg = (
-            "no box on the held-out labelled pictures is right, so that no threshold can be set; train for more "
-            "steps, or label more pictures"
+            "no threshold leaves a right box on the held-out labelled pictures: none is found, or wrong boxes are "
+            "stronger; train for more steps, or label more pictures"
         )
         raise DataError(msg)
     reaching = np.flatnonzero(shares >= precision)
