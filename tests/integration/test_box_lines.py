@@ -91,7 +91,13 @@ def test_clients_get_boxes_with_names(built: ReleasedLine, data: Dataset) -> Non
 def test_its_report_shows_classes(built: ReleasedLine, tmp_path: Path) -> None:
     write_build_report(tmp_path / "report.html", built)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    for told in ("mAP50", "What is taken for what", "nothing is promised of good pictures", *KINDS):
+    for told in (
+        "mAP50",
+        "What is taken for what",
+        "Most wrong boxes",
+        "nothing is promised of good pictures",
+        *KINDS,
+    ):
         assert told in page
 
 

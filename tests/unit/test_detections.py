@@ -143,6 +143,15 @@ class TestFigures:
         assert result.map50 == pytest.approx(2 / 3)
         assert result.confusion[2] == (0, 0, 0, 1)
 
+    def test_mistakes_are_counted_picture_by_picture(self) -> None:
+        detections = Detections(("crack", "dent"))
+        swapped = EXACT.copy()
+        swapped[0, 5] = 1
+        assert detections.add(EXACT, LABELS, 64, 64) == 0
+        assert detections.add(swapped, LABELS, 64, 64) == 1
+        assert detections.add(EXACT[:1], LABELS, 64, 64) == 1
+        assert detections.add(EXACT, (), 64, 64) == 2
+
     def test_nothing_found_is_zero_and_nothing_labelled_is_none(self) -> None:
         nothing = figures((np.empty((0, 6)), LABELS))
         assert nothing is not None

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +82,8 @@ class Detections:
         self._names = list(classes)
         self._pictures: list[_Picture] = []
 
-    def add(self, found: Floats, labelled: Sequence[Box], width: int, height: int) -> None:
-        """Take in one picture.
+    def add(self, found: Floats, labelled: Sequence[Box], width: int, height: int) -> int:
+        """Take in one picture, and count its mistakes: boxes from the threshold on that are wrong, labels missed.
 
         Args:
             found: FP32 [K, 6], x1, y1, x2, y2 in pixels of the picture, strength, class.
@@ -97,6 +97,7 @@ class Detections:
         rows = [(*box.corners, self._names.index(box.name)) for box in labelled]
         truth = np.array(rows, np.float32).reshape(-1, 5)
         self._pictures.append(_Picture(found, truth, width, height))
+        return sum(one != other for one, other in _pairs(self._pictures[-1]))
 
     def result(self) -> BoxResult | None:
         """All figures over the pictures so far; None where none of them has a label.
@@ -187,24 +188,30 @@ class Detections:
         count = len(self._names)
         table = np.zeros((count + 1, count + 1), np.int64)
         for each in self._pictures:
-            shown = each.found[each.found[:, 4] >= 1.0]
-            shown = shown[np.argsort(-shown[:, 4], kind="stable")]
-            overlaps = overlaps_of(shown[:, :4], each.labelled[:, :4])
-            # A label of the same class comes first, as where average precision is measured.
-            same = shown[:, None, 5] == each.labelled[None, :, 4]
-            free = np.ones(len(each.labelled), np.bool_)
-            column = np.full(len(shown), -1)
-            for allowed in (same, ~same):
-                for row in range(len(shown)):
-                    near = np.where(allowed[row] & free, overlaps[row], 0.0) if len(free) else np.zeros(1)
-                    if column[row] < 0 and near.max() >= OVERLAP:
-                        column[row] = near.argmax()
-                        free[column[row]] = False
-            for row, label in enumerate(column):
-                table[count if label < 0 else int(each.labelled[label, 4]), int(shown[row, 5])] += 1
-            for label in np.flatnonzero(free):
-                table[int(each.labelled[label, 4]), count] += 1
+            for labelled, found in _pairs(each):
+                table[count if labelled is None else labelled, count if found is None else found] += 1
         return table
+
+
+def _pairs(picture: _Picture) -> Iterator[tuple[int | None, int | None]]:
+    """Class of each label and of the box from the threshold on that belongs to it; None where there is no such."""
+    shown = picture.found[picture.found[:, 4] >= 1.0]
+    shown = shown[np.argsort(-shown[:, 4], kind="stable")]
+    overlaps = overlaps_of(shown[:, :4], picture.labelled[:, :4])
+    # A label of the same class comes first, as where average precision is measured.
+    same = shown[:, None, 5] == picture.labelled[None, :, 4]
+    free = np.ones(len(picture.labelled), np.bool_)
+    belongs = np.full(len(shown), -1)
+    for allowed in (same, ~same):
+        for row in range(len(shown)):
+            near = np.where(allowed[row] & free, overlaps[row], 0.0)
+            if belongs[row] < 0 and near.max(initial=0.0) >= OVERLAP:
+                belongs[row] = near.argmax()
+                free[belongs[row]] = False
+    for row, label in enumerate(belongs):
+        yield None if label < 0 else int(picture.labelled[label, 4]), int(shown[row, 5])
+    for label in np.flatnonzero(free):
+        yield int(picture.labelled[label, 4]), None
 
 
 def _as_coco(corners: Sequence[float]) -> list[float]:

@@ -7,6 +7,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -194,8 +195,8 @@ class Evaluation:
         self._pixel_images = 0
         self._ignoring: Card | None = None
         self.odd: list[Card] = []
-        self._hits, self._weak_hits, self._misses, self._alarms, self._good = (
-            Gallery(GALLERY_SIZE) for _ in range(5)
+        self._hits, self._weak_hits, self._misses, self._alarms, self._good, self._mistaken = (
+            Gallery(GALLERY_SIZE) for _ in range(6)
         )
 
     @classmethod
@@ -236,7 +237,9 @@ class Evaluation:
         self.rows.append(row)
         if self.classes and (labelled := sample.read_boxes()) is not None:
             size = verdict.geometry.width, verdict.geometry.height
-            self._boxes.add(verdict.candidates, labelled, *size)
+            if mistakes := self._boxes.add(verdict.candidates, labelled, *size):
+                make = partial(Card.of, row, sample, verdict, truth, self.classes)
+                self._mistaken.offer(mistakes, sample.group, make)
         if verdict.geometry.ignored is not None and self._ignoring is None:
             self._ignoring = Card.of(row, sample, verdict, truth, self.classes)
         self._offer(row, sample, verdict, truth)
@@ -325,6 +328,11 @@ class Evaluation:
     def misses(self) -> list[Card]:
         """Missed defects of the lowest scores, lowest first."""
         return self._misses.cards()
+
+    @property
+    def mistaken(self) -> list[Card]:
+        """Pictures with the most wrong and missed boxes, of a line that names classes."""
+        return self._mistaken.cards()
 
     @property
     def false_alarms(self) -> list[Card]:

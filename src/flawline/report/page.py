@@ -339,8 +339,19 @@ def _galleries(evaluation: Evaluation) -> list[dict[str, object]]:
             evaluation.odd,
         ),
     )
+    mistaken: tuple[tuple[str, str, list[Card]], ...] = (
+        (
+            "Most wrong boxes",
+            (
+                "Pictures with the most boxes that are wrong, by place or class, and labels that are missed. Some "
+                "turn out to be wrongly labelled."
+            ),
+            evaluation.mistaken,
+        ),
+    )
     sections: tuple[tuple[str, str, list[Card]], ...] = (
         *(odd if evaluation.odd else ()),
+        *(mistaken if evaluation.classes else ()),
         (
             "Found defects, the clearest",
             "Defective pictures of the highest scores.",
