@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from flawline.data import GOOD, Sample, load_dataset
-from flawline.data.boxes import Box, boxes_of_mask
+from flawline.data.boxes import Box, boxes_of_mask, in_square
 from flawline.data.folds import FOLDS_FILE
 from flawline.errors import DataError
+from flawline.scoring.ignored import Ignored
+from flawline.scoring.picture import Geometry
 
 SIDE = 32
 
@@ -257,6 +259,21 @@ def test_masks_give_boxes_where_none_are_drawn() -> None:
     speckle[4, 4] = True
     assert boxes_of_mask(speckle, "dent") == (Box("dent", 4, 4, 5, 5),)
     assert boxes_of_mask(~mask & False, "dent") == ()
+
+
+def test_boxes_are_brought_to_the_square_without_what_is_ignored() -> None:
+    boxes = (Box("dent", 0, 0, 40, 20), Box("other", 160, 60, 200, 100), Box("hole", 90, 40, 110, 60))
+    plain = Geometry.fit(200, 100, 64)
+    np.testing.assert_allclose(
+        in_square(boxes, plain, ("dent", "hole")),
+        [[0, 0, 12.8, 6.4, 0], [51.2, 19.2, 64, 32, -1], [28.8, 12.8, 35.2, 19.2, 1]],
+        rtol=1e-6,
+    )
+    mask = np.zeros((100, 200), np.bool_)
+    mask[:, :100] = True
+    halved = Geometry.fit(200, 100, 64, Ignored.of(mask, 64))
+    assert in_square(boxes, halved, ("dent", "hole"))[:, 4].tolist() == [-1, 1]
+    assert in_square((), halved, ("dent",)).shape == (0, 5)
 
 
 def test_labels_of_boxes_are_part_of_a_data_sets_fingerprint(voc: Path) -> None:

@@ -1,6 +1,7 @@
 """Boxes around defects with the names of their classes: as labelled, or around the regions of a mask."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.errors import DataError
+from flawline.scoring.fusion import window
+from flawline.scoring.picture import Geometry
 from flawline_client.folders import shown
 
 LEAST_REGION = 4
@@ -69,6 +72,28 @@ def boxes_of_mask(mask: NDArray[np.bool_], name: str) -> tuple[Box, ...]:
     regions = sorted(stats[1:count].tolist(), key=lambda region: -region[cv2.CC_STAT_AREA])
     kept = [region for region in regions if region[cv2.CC_STAT_AREA] >= LEAST_REGION] or regions[:1]
     return tuple(Box(name, x, y, x + width, y + height) for x, y, width, height, _ in kept)
+
+
+def in_square(boxes: Sequence[Box], geometry: Geometry, classes: Sequence[str]) -> NDArray[np.float32]:
+    """Bring labelled boxes to the model square; those of which more than half is ignored are left out.
+
+    Args:
+        boxes: labels of one picture.
+        geometry: where it lies in the square.
+        classes: names of the classes, in the order of their numbers.
+
+    Returns:
+        FP32 [M, 5]: x1, y1, x2, y2 in pixels of the square, and the number of the class; -1 is none of `classes`.
+
+    """
+    numbers = {name: number for number, name in enumerate(classes)}
+    rows = [(*box.corners, numbers.get(box.name, -1)) for box in boxes]
+    scale = (geometry.inner_width / geometry.width, geometry.inner_height / geometry.height) * 2
+    found = (np.array(rows, np.float64).reshape(-1, 5) * (*scale, 1)).astype(np.float32)
+    if geometry.ignored is None:
+        return found
+    judged = geometry.pixel_mask()
+    return found[[2 * judged[window(corners)].mean() >= 1 for corners in found[:, :4]]]
 
 
 def class_of(boxes: tuple[Box, ...]) -> str:

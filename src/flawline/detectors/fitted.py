@@ -24,6 +24,7 @@ from flawline.artefact.manifest import (
     verify,
 )
 from flawline.artefact.rules import Rules, write_tensors
+from flawline.data.boxes import in_square
 from flawline.data.sample import Sample
 from flawline.data.squares import Square
 from flawline.detectors.line import Line
@@ -157,8 +158,9 @@ class FittedLine:
             DataError: a label cannot be read, or no threshold leaves a right box.
 
         """
+        classes = self.settings.classes
         matched = [
-            match(_found_on(each, self.settings), labels_of(sample, each[1], self.settings.classes))
+            match(_found_on(each, self.settings), in_square(sample.read_boxes() or (), each[1], classes))
             for sample, each in zip(samples, found, strict=True)
         ]
         rules = decided(self.settings, calibrate_labelled(matched, precision))
@@ -254,14 +256,6 @@ def _found_on(found: Found, settings: LineSettings) -> NDArray[np.float32]:
     """Boxes FP32 [K, 6] of one picture in pixels of the model square, without the weakest."""
     boxes = fuse(*found, settings).boxes
     return boxes[boxes[:, 4] >= LEAST_SCORE]
-
-
-def labels_of(sample: Sample, geometry: Geometry, classes: Sequence[str]) -> NDArray[np.float32]:
-    """Labelled boxes FP32 [M, 5] of a picture in pixels of the model square, and their class; -1 is not known."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    scale = (geometry.inner_width / geometry.width, geometry.inner_height / geometry.height) * 2
-    rows = [(*box.corners, numbers.get(box.name, -1)) for box in sample.read_boxes() or ()]
-    return (np.array(rows, np.float64).reshape(-1, 5) * (*scale, 1)).astype(np.float32)
 
 
 def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:

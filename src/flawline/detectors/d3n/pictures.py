@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from flawline.data.boxes import in_square
 from flawline.data.sample import Sample
 from flawline.data.squares import Squares
 from flawline.detectors.d3n.losses import Targets
@@ -80,24 +81,21 @@ class Labelled:
     """
 
     def __init__(self, samples: Sequence[Sample], names: Sequence[str], squares: Squares) -> None:
-        numbers = {name: number for number, name in enumerate(names)}
         self.pictures: list[Pixels] = []
         self.boxes: list[NDArray[np.float32]] = []
         self.labels: list[NDArray[np.int64]] = []
         for row in track(range(len(samples)), "reading labelled pictures"):
             sample, square = samples[row], squares[row]
             boxes = sample.read_boxes()
-            if boxes is None or any(box.name not in numbers for box in boxes):
+            if boxes is None or any(box.name not in names for box in boxes):
                 why = "has no boxes" if boxes is None else "has a box of a class that is not to be learnt"
                 msg = f"{shown(sample.image)} {why}; label it, or leave it out"
                 raise DataError(msg)
-            place = square.geometry
-            scale = np.array((place.inner_width / place.width, place.inner_height / place.height) * 2)
-            corners = np.array([box.corners for box in boxes], np.float64).reshape(-1, 4) * scale
+            labelled = in_square(boxes, square.geometry, names)
             height, width = square.extent
             self.pictures.append(square.pixels[:height, :width])
-            self.boxes.append(corners.astype(np.float32))
-            self.labels.append(np.array([numbers[box.name] for box in boxes], np.int64))
+            self.boxes.append(np.ascontiguousarray(labelled[:, :4]))
+            self.labels.append(labelled[:, 4].astype(np.int64))
         self.size = squares.size
 
     def __len__(self) -> int:
