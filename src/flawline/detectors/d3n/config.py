@@ -55,6 +55,6 @@ class D3NConfig(PartConfig):
     """
 
     width: int = Field(96, ge=16, le=512, multiple_of=8)
-    overlap: float = Field(0.6, gt=0, lt=1)
+    overlap: float = Field(0.5, gt=0, lt=1)
     precision: float = Field(0.8, gt=0, lt=1)
     training: DetectorTrainingConfig = Field(default_factory=DetectorTrainingConfig)
