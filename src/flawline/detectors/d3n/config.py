@@ -44,12 +44,12 @@ class D3NConfig(PartConfig):
     """Settings of the detector of boxes.
 
     Attributes:
-        layers: see PartConfig; null takes the last three stages of the teacher that have strides 8, 16 and 32, or
-            the last two where it ends at 16.
+        layers: see PartConfig; null takes the stages from half of the depth on: strides 8, 16 and 32, or the first
+            two of these where the teacher ends at 16.
         width: channels of the pyramid and the head.
         overlap: overlap (intersection over union) above which the weaker of two boxes of one class goes.
         precision: share of the boxes shown that must be right on held-out labelled pictures, where there are no
-            good pictures to set the threshold by; see flawline.jobs.boxes.
+            good pictures to set the threshold by; see flawline.scoring.labelled.
         training: how the detector is trained.
 
     """
