@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from flawline.detectors.d3n.diffusion.config import DiffusionConfig
 from flawline.detectors.d3n.pictures import VaryConfig
 from flawline.detectors.part import PartConfig
 from flawline.training import MOST_STEPS
@@ -50,7 +51,8 @@ class D3NConfig(PartConfig):
         overlap: overlap (intersection over union) above which the weaker of two boxes of one class goes.
         precision: share of the boxes shown that must be right on held-out labelled pictures, where there are no
             good pictures to set the threshold by; see flawline.scoring.labelled.
-        training: how the detector is trained.
+        training: how the detector is trained; with diffusion each of the two.
+        diffusion: the diffusion side, which teaches the light detector; null trains it by labels alone.
 
     """
 
@@ -58,3 +60,4 @@ class D3NConfig(PartConfig):
     overlap: float = Field(0.5, gt=0, lt=1)
     precision: float = Field(0.8, gt=0, lt=1)
     training: DetectorTrainingConfig = Field(default_factory=DetectorTrainingConfig)
+    diffusion: DiffusionConfig | None = None

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +21,10 @@ _LAST = 0.01
 """Learning rate at the end, as a share of the highest."""
 
 Guide = Callable[[Batch, Tensor, list[Tensor]], Tensor]
-"""Gives one more loss, a scalar, from a batch, its prepared pixels and the pyramid that the detector makes."""
+"""Gives one more loss, a scalar, from a batch, its prepared pixels and the pyramid that the detector makes; its own
+weights, where it is a module, learn with the detector."""
+Refine = Callable[[Batch, list[Tensor]], list[Tensor]]
+"""Gives the pyramid that the head sees, from a batch and the pyramid that the detector makes."""
 
 
 def train_detector(
@@ -32,6 +35,7 @@ def train_detector(
     *,
     seed: int,
     guide: Guide | None = None,
+    refine: Refine | None = None,
     budget: float | None = None,
     checkpoint: Path | None = None,
     identity: Mapping[str, object] | None = None,
@@ -46,6 +50,7 @@ def train_detector(
         config: settings of the training.
         seed: seed of every random choice.
         guide: one more loss; None has none.
+        refine: refines the pyramid before the head, by modules of the detector; None leaves it.
         budget: seconds, as `flawline.training.train` takes them.
         checkpoint: file for the state, as `flawline.training.train` takes it.
         identity: what the training depends on beside `config` and `seed`, as JSON values.
@@ -63,7 +68,8 @@ def train_detector(
     frozen = _frozen(detector.body, config.frozen)
     detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(detector).eval().requires_grad_(requires_grad=False)
-    groups, shares = _groups(detector, config)
+    learning = {"guide": guide} if isinstance(guide, nn.Module) else {}
+    groups, shares = _groups([*detector.children(), *learning.values()], detector.body, config)
     optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
     device = teacher.mean.device
 
@@ -77,7 +83,7 @@ def train_detector(
         # On CPUs the gradients of depthwise convolutions are slower in BF16 than in FP32.
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
             pyramid = detector.pyramid(pixels)
-            outputs = detector.head(pyramid)
+            outputs = detector.head(pyramid if refine is None else refine(batch, pyramid))
         total = torch.stack(list(losses(outputs, targets).values())).sum()
         return total if guide is None else total + guide(batch, pixels, pyramid)
 
@@ -90,7 +96,7 @@ def train_detector(
     told = {**(identity or {}), "training": config.model_dump(mode="json"), "seed": seed}
     training = train(
         step,
-        TrainingState({"detector": detector, "average": average}, optimiser, told),
+        TrainingState({"detector": detector, "average": average, **learning}, optimiser, told),
         steps=config.steps,
         rates=rates,
         clip=[_NORM] * len(shares),
@@ -113,12 +119,13 @@ def _schedule(done: float, warm_up: float) -> float:
 
 
 def _groups(
-    detector: Detector, config: DetectorTrainingConfig
+    modules: Sequence[nn.Module], body: nn.Module, config: DetectorTrainingConfig
 ) -> tuple[list[dict[str, object]], list[float]]:
     """Parameters by their learning rate and whether they decay, and the share of the learning rate of each."""
     groups: list[dict[str, object]] = []
     shares: list[float] = []
-    for module, share in ((detector.body, config.backbone_rate), (detector.neck, 1.0), (detector.head, 1.0)):
+    for module in modules:
+        share = config.backbone_rate if module is body else 1.0
         parameters = [each for each in module.parameters() if each.requires_grad]
         for flat, decay in ((False, config.weight_decay), (True, 0.0)):
             chosen = [each for each in parameters if (each.ndim < 2) is flat]

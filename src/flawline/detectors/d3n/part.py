@@ -79,8 +79,10 @@ class D3NPart(Part):
         if training is not None:
             self.statements["Detector"] = (
                 f"{training.steps} steps in {training.seconds:.0f} s on {architecture['pictures']} pictures with "
-                f"{architecture['boxes']} boxes; not taught by diffusion"
+                f"{architecture['boxes']} boxes; {'' if 'diffusion' in architecture else 'not '}taught by diffusion"
             )
+        if "diffusion" in architecture:
+            self.statements["Diffusion"] = architecture["diffusion"]["statement"]
 
     @classmethod
     def layers(cls, config: PartConfig, teacher: str) -> tuple[int, ...]:
@@ -90,8 +92,8 @@ class D3NPart(Part):
     @classmethod
     def trainings(cls, config: D3NConfig, synthesis: MethodConfig) -> int:
         """See Part."""
-        del config, synthesis
-        return 1
+        del synthesis
+        return 1 + (0 if config.diffusion is None else config.diffusion.trainings)
 
     @classmethod
     def fit(cls, config: D3NConfig, context: Context) -> Self:
@@ -107,10 +109,33 @@ class D3NPart(Part):
             say(f"Defects without boxes or masks, from which d3n cannot learn: {unlabelled}.")
         names = class_names(labelled)
         samples = [*labelled, *context.normals.samples]
-        pictures = Labelled(samples, names, Squares(samples, context.size, context.normals.ignored))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(context.seed)
-            detector = make(config, context.teacher, context.maps, len(names), context.size)
+        squares = Squares(samples, context.size, context.normals.ignored)
+        pictures = Labelled(samples, names, squares)
+
+        def fresh() -> Detector:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(context.seed)
+                return make(config, context.teacher, context.maps, len(names), context.size)
+
+        detector, identity = fresh(), _identity(config, context, pictures)
+        taught, guide = None, None
+        if config.diffusion is not None:
+            from flawline.detectors.d3n.diffusion.chain import (
+                Material,
+                teach,
+            )  # diffusers takes seconds to import
+
+            material = Material(
+                teacher=context.teacher,
+                pictures=pictures,
+                squares=[square.pixels for square in squares],
+                seed=context.seed,
+                budget=context.budget,
+                checkpoint=context.checkpoint,
+                identity=identity,
+            )
+            taught = teach(config, config.diffusion, fresh(), material)
+            guide, identity = taught.guide(detector, context.seed), taught.identity(identity)
         with bar() as progress:
             task = progress.add_task(f"training {cls.name}", total=1.0)
             training = train_detector(
@@ -119,14 +144,10 @@ class D3NPart(Part):
                 pictures,
                 config.training,
                 seed=context.seed,
+                guide=guide,
                 budget=context.budget.share(),
                 checkpoint=None if context.checkpoint is None else context.checkpoint / "d3n.safetensors",
-                identity={
-                    **context.identity,
-                    "width": config.width,
-                    "layers": list(context.teacher.layers),
-                    "pictures": pictures.fingerprint(),
-                },
+                identity=identity,
                 progress=lambda done, _loss: progress.update(task, completed=done),
             )
         context.budget.spend(training)
@@ -140,6 +161,8 @@ class D3NPart(Part):
             "pictures": len(pictures),
             "boxes": sum(map(len, pictures.labels)),
         }
+        if taught is not None:
+            architecture["diffusion"] = {**taught.facts(), "statement": taught.sentence}
         module = Boxes(detector, Select(context.size, config.overlap))
         part = cls(config, context.maps, module, architecture, facts)
         part.labelled_defects = len(labelled)
@@ -168,6 +191,16 @@ class D3NPart(Part):
         module.load_state_dict(load_file(folder / "d3n.safetensors"))
         module.eval().requires_grad_(requires_grad=False)
         return cls(config, facts.maps, module, made, facts.training)
+
+
+def _identity(config: D3NConfig, context: Context, pictures: Labelled) -> dict[str, Any]:
+    """What the training of a detector depends on beside its own settings and seed, as JSON values."""
+    return {
+        **context.identity,
+        "width": config.width,
+        "layers": list(context.teacher.layers),
+        "pictures": pictures.fingerprint(),
+    }
 
 
 def make(config: D3NConfig, teacher: Teacher, maps: Sequence[int], classes: int, size: int) -> Detector:
