@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from safetensors.torch import load_file
@@ -26,6 +26,9 @@ from flawline.scoring.settings import PartSettings
 from flawline.synthesis import MethodConfig
 from flawline.teachers import Teacher, default_layers
 from flawline.teachers.sources import TEACHER_SOURCES
+
+if TYPE_CHECKING:
+    from flawline.detectors.d3n.diffusion.chain import Taught
 
 FOUND = "DETECTIONS"
 _QUARTERS = (2, 3, 4)
@@ -52,6 +55,7 @@ class D3NPart(Part):
     Attributes:
         config: its settings.
         module: Boxes.
+        diffusion: what taught it, on the device of the fitting; None without diffusion, and in a loaded line.
 
     """
 
@@ -62,6 +66,7 @@ class D3NPart(Part):
     supervised = True
 
     config: D3NConfig
+    diffusion: "Taught | None" = None
 
     def __init__(
         self,
@@ -165,7 +170,7 @@ class D3NPart(Part):
             architecture["diffusion"] = {**taught.facts(), "statement": taught.sentence}
         module = Boxes(detector, Select(context.size, config.overlap))
         part = cls(config, context.maps, module, architecture, facts)
-        part.labelled_defects = len(labelled)
+        part.labelled_defects, part.diffusion = len(labelled), taught
         return part
 
     def settings(self) -> PartSettings:

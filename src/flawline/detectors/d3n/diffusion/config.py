@@ -35,7 +35,7 @@ class UNetConfig(_Settings):
     channels: tuple[Annotated[int, Field(ge=8, le=4096, multiple_of=8)], ...] = (32, 64, 96, 128, 128)
     blocks: int = Field(1, ge=1, le=16)
     timesteps: int = Field(1000, ge=2, le=10_000)
-    steps: int = Field(20_000, ge=1, le=MOST_STEPS)
+    steps: int = Field(8000, ge=1, le=MOST_STEPS)
     batch: int = Field(8, ge=1, le=1024)
     learning_rate: float = Field(1e-3, gt=0, le=1)
     ema: float = Field(0.999, ge=0, lt=1)
@@ -80,7 +80,7 @@ class ResVAEConfig(_Settings):
     width: int = Field(64, ge=8, le=1024, multiple_of=8)
     halvings: int = Field(1, ge=0, le=4)
     beta: float = Field(1e-4, ge=0, le=10)
-    steps: int = Field(3000, ge=1, le=MOST_STEPS)
+    steps: int = Field(2000, ge=1, le=MOST_STEPS)
     batch: int = Field(8, ge=1, le=1024)
     learning_rate: float = Field(1e-3, gt=0, le=1)
 
