@@ -24,14 +24,14 @@ import torch
 import typer
 from boxes import KEY, RESULTS, cost, figures
 from common import ROOT
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flawline.data import Dataset, Sample, load_dataset
-from flawline.detectors.d3n.diffusion.chain import FOLDER, Taught
+from flawline.detectors.d3n.diffusion.chain import FOLDER
+from flawline.detectors.d3n.diffusion.live import FusedLine
 from flawline.detectors.d3n.part import D3NPart
 from flawline.detectors.fitted import FittedLine
-from flawline.detectors.line import Line
 from flawline.jobs.evaluate import evaluate
 from flawline.jobs.fit import find_all, fit, without_held_out
 from flawline.recipe import Recipe, read_recipe
@@ -41,25 +41,6 @@ RECIPE = ROOT / "build" / "recipes" / "boxes_diffusion.yaml"
 PARTS = ("baseline", "twice", "fused", "distilled")
 RUNS = 20
 LIVE = "the diffusion model ran on each test picture: the repository has entries of training pictures alone"
-
-
-class FusedLine(Line):
-    """A line whose detector is the fused one, with the diffusion model in its graph: what nobody would deploy."""
-
-    def __init__(self, line: Line, taught: Taught) -> None:
-        super().__init__(line.teacher, line.parts)
-        self.taught, self.select = taught, line.parts[0].module.select
-
-    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
-        """See Line."""
-        pixels = self.teacher.prepare(pictures)
-        return (self.select(self.taught.fused.fused(pixels, self.taught.live(pictures))),)
-
-    @property
-    def parameters_of_all(self) -> int:
-        """Weights of detector, diffusion model and decoder."""
-        modules = (self.taught.fused, self.taught.features.network, self.taught.codec)
-        return sum(each.numel() for module in modules for each in module.parameters())
 
 
 def changed(recipe: Recipe, *, level: int, filtered: bool, gated: bool, compressed: bool) -> Recipe:
@@ -141,7 +122,7 @@ def row_of(name: str, fitted: FittedLine, tested: tuple[Sample, ...], told: dict
     if "diffusion" in part.architecture:
         row["diffusion"] = {key: part.architecture["diffusion"][key] for key in ("repository", "trainings")}
     if isinstance(line, FusedLine):
-        params = round(line.parameters_of_all / 1e6, 3)
+        params = round(line.weights / 1e6, 3)
         return {**row, "params_m": params, "features_of_test_pictures": LIVE}
     training = part.training
     assert training is not None  # noqa: S101 - it was trained just now

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_lines import SIZE, draw_line, write_teacher
 
+from flawline.data.squares import Squares
 from flawline.detectors.d3n.config import D3NConfig
 from flawline.detectors.d3n.diffusion import entries as entries_module
 from flawline.detectors.d3n.diffusion.config import DistillationConfig, FusionConfig, ResVAEConfig, UNetConfig
@@ -16,6 +17,7 @@ from flawline.detectors.d3n.diffusion.cross_fusion import CrossFusion, Fusion, L
 from flawline.detectors.d3n.diffusion.entries import LATENTS, RECORD, Entries
 from flawline.detectors.d3n.diffusion.features import Features
 from flawline.detectors.d3n.diffusion.fgd import Distillation, attention, focus
+from flawline.detectors.d3n.diffusion.live import FusedLine
 from flawline.detectors.d3n.diffusion.resvae import Codec, ResVAE, train_resvae
 from flawline.detectors.d3n.losses import Targets
 from flawline.detectors.d3n.part import D3NPart
@@ -129,6 +131,22 @@ def test_one_budget_is_shared_by_all_trainings(line, monkeypatch):
     told = part.architecture["diffusion"]["trainings"].values()
     for steps in (*(each["steps"] for each in told), part.training.steps):
         assert 0 < steps < 1000
+
+
+def test_a_picture_without_an_entry_is_seen_as_one_with_an_entry(line):
+    dataset, _, taught, _, _ = line
+    part, size = taught.model.parts[0], taught.settings.size
+    square = Squares([s for s in dataset.train_defects if s.mask is not None][:1], size)[0].pixels
+    given = torch.from_numpy(square[None])
+    entry = part.diffusion.entries.maps(np.array([0]), DEVICE)
+    for one, other in zip(part.diffusion.live(given), entry, strict=True):
+        torch.testing.assert_close(one, other, atol=5e-3, rtol=1e-2)
+    fused = FusedLine(taught.model, part.diffusion)
+    with torch.inference_mode():
+        (boxes,), (light,) = fused(given), taught.model(given)
+    assert boxes.shape == light.shape
+    assert not torch.equal(boxes, light)
+    assert fused.weights > sum(each.numel() for each in part.module.parameters())
 
 
 def test_without_resvae_entries_are_the_features(line, tmp_path):
