@@ -5,8 +5,9 @@ teaches (`distilled`) learn from the same pictures of four folds and are measure
 The distilled one begins with neck and head of the fused one, which have learnt before: `twice` is the light one
 taught by labels alone for twice the steps, and tells what of the difference is longer learning.
 The feature repository knows training pictures alone: for the fused detector the diffusion model runs on each test
-picture, and its rows say so. Each switch takes one thing away, or takes features at another noise level; the recipe
-of such a row names it.
+picture, and its rows say so. Each switch takes one thing away, or takes features at another noise level; such rows
+name it behind their model. `ms` is that of the compiled graph, as boxes.py has it; `ms_eager` that of torch on the
+device, which the fused detector has alone.
 
 The same command goes on where it was interrupted. On two cores it takes hours, and on a GPU, which is used where
 there is one, minutes. With --budget the seconds are shared by all trainings of the command.
@@ -28,6 +29,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flawline.data import Dataset, Sample, load_dataset
+from flawline.detectors.d3n.config import D3NConfig
 from flawline.detectors.d3n.diffusion.chain import FOLDER
 from flawline.detectors.d3n.diffusion.live import FusedLine
 from flawline.detectors.d3n.part import D3NPart
@@ -46,29 +48,21 @@ LIVE = "the diffusion model ran on each test picture: the repository has entries
 def changed(recipe: Recipe, *, level: int, filtered: bool, gated: bool, compressed: bool) -> Recipe:
     """The recipe after the switches; its name tells them."""
     section = recipe.part("d3n").model_dump(mode="json")
-    diffusion = section["diffusion"]
-    names = [recipe.name]
-    for off, name, settings, key, value in (
-        (not filtered, "no filter", diffusion["fusion"], "filter", False),
-        (not gated, "no gate", diffusion["fusion"], "gate", False),
-        (not compressed, "no ResVAE", diffusion, "resvae", None),
-        (
-            level >= 0 and [level] != diffusion["noise_levels"],
-            f"t = {level}",
-            diffusion,
-            "noise_levels",
-            [level],
-        ),
-    ):
-        if off:
-            settings[key] = value
-            names.append(name)
-    return recipe.model_copy(
-        update={
-            "name": ", ".join(names),
-            "parts": {**recipe.parts, "d3n": type(recipe.part("d3n"))(**section)},
-        }
-    )
+    diffusion, names = section["diffusion"], [recipe.name]
+    if not filtered:
+        diffusion["fusion"]["filter"] = False
+        names.append("no filter")
+    if not gated:
+        diffusion["fusion"]["gate"] = False
+        names.append("no gate")
+    if not compressed:
+        diffusion["resvae"] = None
+        names.append("no ResVAE")
+    if level >= 0 and [level] != diffusion["noise_levels"]:
+        diffusion["noise_levels"] = [level]
+        names.append(f"t = {level}")
+    parts = {**recipe.parts, "d3n": D3NConfig.model_validate(section)}
+    return recipe.model_copy(update={"name": ", ".join(names), "parts": parts})
 
 
 def eager_ms(run: Callable[[], object], device: torch.device) -> float:
@@ -123,6 +117,8 @@ def row_of(name: str, fitted: FittedLine, tested: tuple[Sample, ...], told: dict
         row["diffusion"] = {key: part.architecture["diffusion"][key] for key in ("repository", "trainings")}
     if isinstance(line, FusedLine):
         params = round(line.weights / 1e6, 3)
+        learnt = row["diffusion"]["trainings"]["fused_detector"]
+        row |= {"steps": learnt["steps"], "train_seconds": round(learnt["seconds"])}
         return {**row, "params_m": params, "features_of_test_pictures": LIVE}
     training = part.training
     assert training is not None  # noqa: S101 - it was trained just now
@@ -174,7 +170,7 @@ def main(
     wanted = [name for name in weights if name in (*chosen, "chain" if {*PARTS[2:]} & set(chosen) else "")]
     told = {
         "data": "neu_det",
-        "recipe": settings.name,
+        "recipe": original.name,
         "fold": fold,
         "seed": seed,
         "size": settings.size,
@@ -195,7 +191,8 @@ def main(
         tested = without_held_out(dataset, settings, seed, None)[1].samples if held_out else dataset.test
         teacher = f"{fitted.model.teacher.source}@{fitted.model.teacher.fingerprint[:8]}"
         labelled = {"teacher": teacher, "learnt": fitted.data.labelled_defects}
-        row = row_of(name, fitted, tuple(tested), {**told, **labelled})
+        switches = settings.name.removeprefix(original.name) if name in PARTS[2:] else ""
+        row = row_of(f"{name}{switches}", fitted, tuple(tested), {**told, **labelled})
         if not held_out:
             merge_rows(json_file, [row], KEY)
         for field, value in row.items():
