@@ -320,6 +320,9 @@ def test_features_follow_their_picture_through_a_change():
         np.testing.assert_allclose(found, [x1, y1, x2, y2], atol=0.75)
     same = as_changed(maps, np.tile(np.eye(2, 3, dtype=np.float32), (2, 1, 1)), size)
     torch.testing.assert_close(same, maps)
+    exact = as_changed(maps, changes * np.float32(1.07), size)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(as_changed(maps, changes * np.float32(1.07), size), exact)
 
 
 def targets() -> Targets:

@@ -125,10 +125,8 @@ class D3NPart(Part):
         detector, identity = fresh(), _identity(config, context, pictures)
         taught, guide = None, None
         if config.diffusion is not None:
-            from flawline.detectors.d3n.diffusion.chain import (
-                Material,
-                teach,
-            )  # diffusers takes seconds to import
+            # diffusers takes seconds to import
+            from flawline.detectors.d3n.diffusion.chain import Material, teach
 
             material = Material(
                 teacher=context.teacher,

@@ -139,8 +139,9 @@ def as_changed(maps: Tensor, changes: NDArray[np.float32], size: int) -> Tensor:
     forth = np.concatenate((changes, np.tile(np.eye(3, dtype=np.float32)[2:], (len(changes), 1, 1))), axis=1)
     back = shares @ np.linalg.inv(forth.astype(np.float64)) @ np.linalg.inv(shares)
     theta = torch.from_numpy(back[:, :2].astype(np.float32)).to(maps.device)
-    grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
-    return F.grid_sample(maps, grid.to(maps.dtype), align_corners=False)
+    with torch.autocast(maps.device.type, enabled=False):  # BF16 knows no places to within a cell
+        grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
+        return F.grid_sample(maps.float(), grid, align_corners=False)
 
 
 def positions(shape: Sequence[int]) -> Tensor:
