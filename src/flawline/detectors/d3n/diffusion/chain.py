@@ -1,6 +1,6 @@
 """The chain of D3N's trainings before the last one: diffusion model, ResVAE, feature repository, fused detector.
 
-The deployed network is the light detector, which the last training makes with `Taught.guide` (D3N, section 3); see
+The deployed network is the light detector, which the last training makes with `Taught.guide` (D3N, abstract); see
 flawline.detectors.d3n.part.
 """
 

@@ -63,7 +63,7 @@ class UNetConfig(_Settings):
 
 
 class ResVAEConfig(_Settings):
-    """The residual variational auto-encoder that compresses the features, one network a scale (section 3: ResVAE).
+    """The residual variational auto-encoder that compresses the features, one network a scale (D3N, abstract).
 
     Attributes:
         latent: channels of what is kept of each scale.

@@ -1,7 +1,7 @@
-"""Filter and cross-attention that bring a diffusion model's features into the pyramid (D3N, section 3).
+"""Filter and cross-attention that bring a diffusion model's features into the pyramid (D3N, abstract).
 
-The paper names an FFT filter against noise and a dynamic cross-fusion; their forms here are our choice, see
-docs/methods.md.
+The abstract tells of filtered features and a dynamic cross-fusion, a summary by others of an FFT. Their forms here
+are our choice, see docs/methods.md.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The feature repository: one entry for each training picture, on disk (D3N, section 3: feature repository).
+"""The feature repository: one entry for each training picture, on disk (D3N, abstract).
 
 Two files: `latents.npy`, FP16 [N, D], which is mapped into memory and read entry by entry, and `repository.json`,
 which says what made it and how far it is. Entries count once the second file names their fingerprint, so filling it

@@ -2,7 +2,7 @@
 
 As in Baranchuk et al. 2022 (label-efficient segmentation with diffusion models) one forward pass a noise level is
 taken, and all pictures share one noise, so that features differ by their pictures alone. D3N takes such activations
-from its diffusion model (section 3: feature repository); which blocks and levels, it does not say.
+from its diffusion model (abstract); which blocks and levels, it does not say there.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Focal and global distillation: what the light detector loses against the fused one's pyramid.
 
-Yang et al. 2022 ("Focal and global knowledge distillation for detectors", sections 3.1 and 3.2), which D3N leaves
-open (section 3: distillation). Equations and weights are those of that paper.
+D3N distils its strong detector into the light one (abstract); how, is not known. This is the way of Yang et al.
+2022 ("Focal and global knowledge distillation for detectors", sections 3.1 and 3.2), with its weights.
 """
 
 from collections.abc import Callable, Sequence

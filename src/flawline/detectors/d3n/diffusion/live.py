@@ -10,7 +10,7 @@ from flawline.teachers import in_grey_levels
 class FusedLine(Line):
     """A line whose detector is the fused one; the diffusion model runs on each picture.
 
-    The repository has entries of training pictures alone (D3N, section 3), so any other picture gets one here as
+    The repository has entries of training pictures alone (D3N, abstract), so any other picture gets one here as
     they got theirs, without a label, and loses it again.
 
     Args:

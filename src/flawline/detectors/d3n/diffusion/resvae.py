@@ -1,4 +1,4 @@
-"""ResVAE: a residual convolutional variational auto-encoder that compresses features (D3N, section 3: ResVAE).
+"""ResVAE: a residual convolutional variational auto-encoder that compresses features (D3N, abstract).
 
 The paper gives the name and the purpose; layers follow the auto-encoder of latent diffusion (Rombach et al. 2022).
 """
