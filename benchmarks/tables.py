@@ -380,7 +380,8 @@ def boxes_table(rows: list[dict]) -> str:
         cells = [f"{row['data']}, {row['fold']}, {row['seed']}", row["model"]]
         cells += [f"{row['map50']:.3f}", f"{row['map50_95']:.3f}", f"{row['right']} of {row['shown']}"]
         cells += [f"{row['right']} of {row['labels']}", f"{row['steps']:,}"]
-        cells += [f"{row['params_m']:.2f}", f"{row['gflops']:.2f}", f"{row['ms']:.1f}"]
+        cells += [f"{row['params_m']:.2f}", f"{row['gflops']:.2f}"]
+        cells.append(f"{row['ms']:.1f}" if "ms" in row else "not deployed")
         lines.append("| " + " | ".join(cells) + " |")
     names = list(rows[0]["by_class"])
     lines += ["", "| AP50 by class | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
