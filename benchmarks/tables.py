@@ -386,6 +386,28 @@ def _all_alike(paths: dict[str, dict], figure: str) -> str:
     return " / ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
 
 
+def boxes_table(rows: list[dict]) -> str:
+    """One line per run of boxes, and below it the average precision of each class."""
+    heads = ["data, fold, seed", "model", "mAP50", "mAP50:95", "boxes right", "labels found", "steps"]
+    heads += ["M parameters", "GFLOPs", "ms"]
+    lines = ["| " + " | ".join(heads) + " |", "|" + " --- |" * len(heads)]
+    for row in rows:
+        cells = [f"{row['data']}, {row['fold']}, {row['seed']}", row["model"]]
+        cells += [f"{row['map50']:.3f}", f"{row['map50_95']:.3f}", f"{row['right']} of {row['shown']}"]
+        cells += [f"{row['right']} of {row['labels']}", f"{row['steps']:,}"]
+        cells += [f"{row['params_m']:.2f}", f"{row['gflops']:.2f}"]
+        cells.append(f"{row['ms']:.1f}" if "ms" in row else "not deployed")
+        lines.append("| " + " | ".join(cells) + " |")
+    names = list(rows[0]["by_class"])
+    lines += ["", "| AP50 by class | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
+    for row in rows:
+        cells = [f"{row['by_class'][name]['ap50']:.3f}" for name in names]
+        lines.append(
+            f"| {row['model']}, fold {row['fold']}, seed {row['seed']} | " + " | ".join(cells) + " |"
+        )
+    return "\n".join(lines)
+
+
 def faults_table(rows: list[dict]) -> str:
     """One line per fault: what became of the bad requests and of the good ones beside them."""
     lines = [
@@ -413,6 +435,7 @@ TABLES = {
         "faults": faults_table,
         "graph_cost": graph_cost_table,
         "windows": windows_table,
+        "d3n": boxes_table,
         "auto": auto_table,
         "teachers": teachers_table,
         "fusion": partial(fusion_table, None),

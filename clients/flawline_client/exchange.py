@@ -8,7 +8,7 @@ import ipaddress
 import random
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -22,8 +22,10 @@ from flawline_client.wire import (
     Picture,
     Pixels,
     checked_pixels,
+    class_names,
     image_input,
     line_names,
+    model_version,
     pixels_input,
     pixels_model,
     read_inspection,
@@ -99,6 +101,7 @@ class Exchange:
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.enable_http_proxy", int(not local)),
         ]
+        self._classes: dict[tuple[str, str], tuple[str, ...]] = {}
         self._regions = RegionPool(local if shared_memory == "auto" else shared_memory)
 
     def inspect(self, line: str, image: Picture, source: str) -> Steps[Inspection]:
@@ -120,7 +123,10 @@ class Exchange:
             raise unreadable(error, source) from error
         except InferenceServerException as error:
             raise to_inspection_error(error, self.url, self.timeout, line, source) from error
-        return read_inspection(result, line, source, started)
+        inspection = read_inspection(result, line, source, started)
+        if not len(inspection.boxes):
+            return inspection
+        return replace(inspection, classes=(yield from self._names(line, model_version(result), deadline)))
 
     def lines(self) -> Steps[list[str]]:
         """Names of the lines that are ready, sorted."""
@@ -183,6 +189,18 @@ class Exchange:
                 return False
         region.registered = True
         return True
+
+    def _names(self, line: str, version: str, deadline: float) -> Steps[tuple[str, ...]]:
+        """Names of the classes of a version of a line, asked for once; none where the server does not tell."""
+        if (line, version) not in self._classes:
+            try:
+                config = yield from self._ask(
+                    "get_model_config", {"model_name": line, "model_version": version}, deadline
+                )
+            except InferenceServerException:  # the answer stands without them, and the next one asks again
+                return ()
+            self._classes[line, version] = class_names(config)
+        return self._classes[line, version]
 
     def _infer(self, model: str, tensor: InferInput, deadline: float) -> Steps[InferResult]:
         return (yield from self._ask("infer", {"model_name": model, "inputs": [tensor]}, deadline))

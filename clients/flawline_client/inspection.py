@@ -36,6 +36,7 @@ class Inspection:
             nowhere and the picture is not passed.
         boxes: FP32 [n, 6], one row per defect: x1, y1, x2, y2 in pixels of the upright picture, score, class.
         latency_ms: time from the call to its answer as the caller saw it, repeats included, in milliseconds.
+        classes: names of the classes of the boxes, in the order of their numbers; empty where the line names none.
 
     """
 
@@ -49,6 +50,11 @@ class Inspection:
     mask: NDArray[np.uint8] = field(repr=False)
     boxes: NDArray[np.float32] = field(repr=False)
     latency_ms: float
+    classes: tuple[str, ...] = ()
+
+    def name_of(self, label: float) -> str | None:
+        """Name of the class of a number; None where the line names none."""
+        return self.classes[int(label)] if 0 <= int(label) < len(self.classes) else None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the map and the mask, as plain values that `json.dumps` takes."""
@@ -61,6 +67,7 @@ class Inspection:
             "is_defect": self.is_defect,
             "boxes": [
                 {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "score": score, "class": int(label)}
+                | ({"name": name} if (name := self.name_of(label)) is not None else {})
                 for x1, y1, x2, y2, score, label in self.boxes.tolist()
             ],
             "latency_ms": round(self.latency_ms, 3),

@@ -65,7 +65,7 @@ def draw_overlay(inspection: Inspection, picture: Picture | Image.Image) -> Imag
     _heat(canvas, np.asarray(heat))
     cell = max(size) / max(inspection.mask.shape)
     _outline(canvas, inspection.pixel_mask(*upright.size), cell, unit)
-    _boxes(canvas, inspection.boxes, scale, unit)
+    _boxes(canvas, inspection, scale, unit)
     return _with_caption(canvas, inspection, unit)
 
 
@@ -156,14 +156,15 @@ def _outline(canvas: Image.Image, mask: NDArray[np.bool_], cell: float, unit: fl
         canvas.paste(colour, mask=near_edge.filter(ImageFilter.GaussianBlur(0.5)))
 
 
-def _boxes(canvas: Image.Image, boxes: NDArray[np.float32], scale: float, unit: float) -> None:
+def _boxes(canvas: Image.Image, inspection: Inspection, scale: float, unit: float) -> None:
     draw = ImageDraw.Draw(canvas)
     font = ImageFont.load_default(10 * unit)
     width = max(2, round(1.4 * unit))
-    for x1, y1, x2, y2, score, label in boxes.tolist():
+    for x1, y1, x2, y2, score, label in inspection.boxes.tolist():
         left, top, right, bottom = (round(value * scale) for value in (x1, y1, x2, y2))
         draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=BOX, width=width)
-        text = f"{score:.2f}" if label == 0 else f"{int(label)}: {score:.2f}"
+        name = inspection.name_of(label) or (str(int(label)) if label else "")
+        text = f"{shown(name)}: {score:.2f}" if name else f"{score:.2f}"
         tag = draw.textbbox((0, 0), text, font=font, anchor="la")
         tag_width, tag_height = tag[2] + 6 * unit, tag[3] + 3 * unit
         tag_left = min(max(0, left), max(0, canvas.width - tag_width))

@@ -1,6 +1,7 @@
 """A picture as the server's tensors, its answer as an `Inspection`, its refusal as an `InspectionError`."""
 
 import errno
+import json
 import re
 import stat
 import time
@@ -27,6 +28,8 @@ Pixels = NDArray[np.uint8 | np.uint16]
 Picture = bytes | str | Path | Pixels
 """A picture file's content, its path, or pixels."""
 
+CLASSES = "classes"
+"""Parameter of a line's models with the names of its classes, as a JSON list in the order of their numbers."""
 _NOT_LOADED = "has no available versions"
 _DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
 """What Triton says, as INTERNAL, of a stage whose process has ended; whoever runs the server restarts it."""
@@ -119,6 +122,23 @@ def read_inspection(result: InferResult, line: str, source: str, started: float)
         boxes=boxes[boxes[:, 2] >= 0],  # unused rows are -1
         latency_ms=(time.monotonic() - started) * 1000,
     )
+
+
+def model_version(result: InferResult) -> str:
+    """Version of the model that answered."""
+    return str(result.get_response().model_version)
+
+
+def class_names(config: Any) -> tuple[str, ...]:  # noqa: ANN401 - protobuf's ModelConfigResponse
+    """Names of a line's classes, in the order of their numbers, out of its configuration.
+
+    Names that this client cannot read are none.
+    """
+    try:
+        names = json.loads(config.config.parameters[CLASSES].string_value)
+    except (AttributeError, KeyError, ValueError):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def status_name(error: InferenceServerException) -> str:

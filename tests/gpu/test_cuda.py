@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score
 
 from flawline.data import Dataset, load_dataset
 from flawline.jobs.fit import fit
-from flawline.recipe import Recipe
+from flawline.recipe import Recipe, read_recipe
 from flawline.synthesis.ddpm import DDPM, train_ddpm
 from flawline.synthesis.ddpm_blend import DDPMConfig
 
@@ -67,3 +67,16 @@ def test_a_diffusion_model_trained_on_cuda_draws_the_same_on_the_cpu(line: Datas
     differences = np.abs(np.subtract(*(np.stack(each).astype(int) for each in drawn)))
     assert differences.mean() < 2  # grey levels; sums are taken in another order
     assert np.stack(drawn[0]).std() > 1
+
+
+def test_diffusion_on_cuda_teaches_a_detector_of_boxes(line: Dataset, tmp_path: Path) -> None:
+    recipe = read_recipe(Path(__file__).parents[2] / "build/recipes/boxes_diffusion_small.yaml")
+    first, again = (
+        fit("d3n", line, recipe, seed=0, device=device, checkpoint=tmp_path, trial=True)
+        for device in ("cuda", "cpu")  # nothing is left to train: the second only reads the state
+    )
+    facts = [each.model.parts[0].architecture["diffusion"]["repository"] for each in (first, again)]
+    assert facts[0] == facts[1]
+    one, other = (each.model.parts[0].module.state_dict() for each in (first, again))
+    for name, value in one.items():
+        torch.testing.assert_close(value.cpu(), other[name])

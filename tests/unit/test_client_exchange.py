@@ -30,7 +30,18 @@ TENSORS = {
     "MASK": np.ones((1, 16, 16), dtype=np.uint8),
     "BOXES": np.array([[[0, 0, 9, 9, 1.2, 0], [-1] * 6, [-1] * 6]], dtype=np.float32),
 }
-ANSWER = SimpleNamespace(as_numpy=TENSORS.get)
+
+
+def answer_of(tensors, version: str = "1") -> SimpleNamespace:
+    return SimpleNamespace(as_numpy=tensors.get, get_response=lambda: SimpleNamespace(model_version=version))
+
+
+def config_of(names: str) -> SimpleNamespace:
+    parameters = {"classes": SimpleNamespace(string_value=names)} if names else {}
+    return SimpleNamespace(config=SimpleNamespace(parameters=parameters))
+
+
+ANSWER = answer_of(TENSORS)
 PIXELS = np.full((40, 50, 3), 7, dtype=np.uint8)
 RESTARTED = "Unable to find shared memory region"
 
@@ -46,11 +57,17 @@ def refusal(status: str, message: str = "no") -> InferenceServerException:
 
 
 def run(steps, *answers):
-    """Take the steps, answering each in turn; an answer may be an exception or a function of the step."""
+    """Take the steps, answering each in turn; an answer may be an exception or a function of the step.
+
+    Where the names of classes are asked for and the script is over, the line has none; that step is not told.
+    """
     taken, script = [], list(answers)
     try:
         step = next(steps)
         while True:
+            if isinstance(step, Call) and step.method == "get_model_config" and not script:
+                step = steps.send(config_of(""))
+                continue
             taken.append(step)
             if isinstance(step, Pause):
                 step = steps.send(None)
@@ -88,8 +105,32 @@ def test_an_answer_is_read_by_the_contract():
 )
 def test_a_line_that_was_published_with_two_answers_is_still_understood(is_defect, verdict):
     older = {**TENSORS, "IS_DEFECT": np.array([[is_defect]]), "VERDICT": None}
-    inspection, _ = run(exchange().inspect("bolts", b"file", "a.png"), SimpleNamespace(as_numpy=older.get))
+    inspection, _ = run(exchange().inspect("bolts", b"file", "a.png"), answer_of(older))
     assert (inspection.verdict, inspection.is_defect) == (verdict, is_defect)
+
+
+def test_names_of_classes_are_asked_for_once_for_each_version():
+    talk = exchange()
+    named = {**TENSORS, "BOXES": np.array([[[0, 0, 9, 9, 1.2, 1], [1, 1, 2, 2, 1.1, 7]]], dtype=np.float32)}
+    answers = answer_of(named), config_of('["crack", "stain"]')
+    inspection, taken = run(talk.inspect("bolts", b"file", "a.png"), *answers)
+    assert taken[-1].arguments["model_name"] == "bolts"
+    assert taken[-1].arguments["model_version"] == "1"
+    assert [box.get("name") for box in inspection.to_json()["boxes"]] == ["stain", None]
+    again, taken = run(talk.inspect("bolts", b"file", "a.png"), answer_of(named))
+    assert again.classes == ("crack", "stain")
+    assert methods(taken) == ["infer"]
+    newer, _ = run(
+        talk.inspect("bolts", b"file", "a.png"), answer_of(named, "2"), config_of('["dent", "hole"]')
+    )
+    assert newer.classes == ("dent", "hole")
+
+
+@pytest.mark.parametrize("told", [refusal("UNIMPLEMENTED"), config_of(""), config_of("no list")])
+def test_an_answer_stands_without_names(told):
+    inspection, _ = run(exchange().inspect("bolts", b"file", "a.png"), ANSWER, told)
+    assert inspection.classes == ()
+    assert len(inspection.boxes) == 1
 
 
 def test_content_arrives_whole_even_with_zero_bytes_at_its_end():

@@ -398,3 +398,25 @@ def test_the_strongest_box_of_a_part_is_shown_where_none_reaches_the_threshold()
     assert not verdict.mask.any(), "there is no map"
     nothing = judge([Finding(boxes=boxes())], SQUARE, settings, NORMAL_SCORES[:0])
     assert (nothing.boxes == -1).all()
+
+
+def test_regions_beside_named_classes_are_of_the_last() -> None:
+    """Otherwise a region of a map would bear the name of the first class of another part."""
+    settings = changed(
+        parts=(PART.model_copy(update={"gives": ("map",)}), BOXES), classes=("crack", "stain", "anomaly")
+    )
+    boxes = np.array([[100, 100, 120, 120, 2.0, 1], [0, 0, 10, 10, 0.1, 0]], np.float32)
+    hot = patches((slice(2, 5), slice(2, 5)))
+    verdict = judge([Finding(map=hot), Finding(boxes=boxes)], SQUARE, settings, NORMAL_SCORES)
+    used = verdict.boxes[verdict.boxes[:, 4] >= 0]
+    assert sorted(used[:, 5].tolist()) == [1, 2]
+    np.testing.assert_array_equal(verdict.candidates[:, 5], [1, 0])
+
+
+def test_candidates_are_all_boxes_in_pixels_of_the_picture() -> None:
+    settings = changed(parts=(BOXES,), classes=("crack",))
+    geometry = Geometry.fit(2 * SIZE, 2 * SIZE, SIZE)
+    boxes = np.array([[10, 10, 20, 30, 0.25, 0], [0, 0, 9, 9, 1.0, 0], [-1] * 6], np.float32)
+    verdict = judge([Finding(boxes=boxes)], geometry, settings, NORMAL_SCORES)
+    assert verdict.candidates.tolist() == [[20, 20, 40, 60, 0.5, 0], [0, 0, 18, 18, 2.0, 0]]
+    assert (verdict.boxes[:, 4] >= 0).sum() == 1

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,23 @@ from flawline.scoring.windows import WindowSettings
 FILE = "manifest.json"
 FORMAT = 3
 """Raised when older code could not serve a new artefact. Whatever is added to a format has a default."""
+REGION = "anomaly"
+"""Class of the regions of a map in a line that also has named classes."""
 OLDEST = 3
 """Formats before this one kept no weights and no settings that could be read back."""
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PrecisionFacts(_Frozen):
+    """How right the boxes of held-out labelled pictures are; see flawline.scoring.calibration.Precision."""
+
+    asked: float
+    reached: float
+    found: float
+    labels: int
 
 
 class DataFacts(_Frozen):
@@ -58,10 +70,12 @@ class CalibrationFacts(_Frozen):
         worth: how many independent pictures each normal counts for, in (0, 1].
         limit: which odd normals set the limit for all, and what another budget would change, in words; None where
             none do.
+        precision: how right boxes are on labelled pictures, which `normals` then counts; None where normals
+            calibrated the line.
 
     """
 
-    method: Literal["split", "k-fold"]
+    method: Literal["split", "k-fold", "labelled"]
     asked_false_alarm: float
     false_alarm: float
     normals: int
@@ -71,6 +85,7 @@ class CalibrationFacts(_Frozen):
     look_again: float | None = None
     worth: float = 1.0
     limit: str | None = None
+    precision: PrecisionFacts | None = None
 
 
 class OddNormal(_Frozen):
@@ -141,6 +156,7 @@ class PartFacts(_Frozen):
         architecture: what is needed to build its network again, as JSON values.
         statements: what a report says of it, in words, by heading.
         training: how it was trained; None for a part without training.
+        classes: names of the classes of its boxes, in the order of their numbers; none for a part without classes.
 
     """
 
@@ -152,6 +168,7 @@ class PartFacts(_Frozen):
     architecture: dict[str, Any]
     statements: dict[str, str]
     training: TrainingFacts | None
+    classes: tuple[str, ...] = ()
 
 
 class Origin(_Frozen):
@@ -329,9 +346,27 @@ class Manifest(_Frozen):
     artefact_key: tuple[int, int]
     files: dict[str, str]
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in BOXES, in the order of their numbers; see LineSettings.classes."""
+        return line_classes((part.classes, "map" in part.gives) for part in self.parts)
+
     def write(self, folder: Path) -> None:
         """Write `folder`/manifest.json; the folder is not published yet, so no reader can see half of it."""
         (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def line_classes(parts: Iterable[tuple[Sequence[str], bool]]) -> tuple[str, ...]:
+    """Names of the classes of a line; none where no part names any.
+
+    Args:
+        parts: names of the classes of each part, and whether it gives a map. At most one part names classes; the
+            regions of a map beside it are of a class of their own, the last.
+
+    """
+    parts = tuple(parts)
+    names = tuple(name for classes, _ in parts for name in classes)
+    return (*names, REGION) if names and any(mapped for _, mapped in parts) else names
 
 
 def sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from flawline.artefact.manifest import Manifest, checked
 from flawline.errors import ArtefactError, first_fault
-from flawline.scoring.calibration import Calibration
+from flawline.scoring.calibration import Calibration, Precision
 from flawline.scoring.ignored import Ignored, read_mask
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings, PartSettings
@@ -69,6 +69,7 @@ class Rules:
                 asked_look_again=facts.asked_look_again,
                 look_again=facts.look_again,
                 worth=facts.worth,
+                precision=None if facts.precision is None else Precision(**facts.precision.model_dump()),
             )
         except (OSError, KeyError, ValidationError, SafetensorError) as error:
             reason = first_fault(error) if isinstance(error, ValidationError) else error

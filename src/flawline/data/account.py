@@ -8,6 +8,7 @@ from flawline.data.sample import COPIES
 from flawline_client.folders import LeftOut, identity, search
 
 UNLISTED = "not listed in split.csv"
+UNANNOTATED = "without an annotation"
 ELSEWHERE = "in no folder that the layout reads"
 MASKS = "masks of no defect that is used"
 """Why a picture is left out that a search finds."""
@@ -24,6 +25,7 @@ def left_out(
     copies: Iterable[Path] = (),
     masks: Iterable[Path] = (),
     listed: bool = False,
+    boxed: bool = False,
 ) -> tuple[LeftOut, ...]:
     """Say of every picture in a folder and below it that is not used why it is not.
 
@@ -32,7 +34,8 @@ def left_out(
         used: pictures that are used, as images or masks.
         copies: copies of used pictures.
         masks: masks of good pictures, which are known and not needed.
-        listed: whether a split.csv names the pictures.
+        listed: whether a split.csv or folds.csv names the pictures.
+        boxed: whether annotations name them.
 
     Raises:
         OSError: a folder cannot be read.
@@ -43,7 +46,7 @@ def left_out(
     stems = {path.with_suffix("") for path in used}
     found = search(root)
     others = [
-        LeftOut(path, _why(path.relative_to(root), listed=listed))
+        LeftOut(path, _why(path.relative_to(root), listed=listed, boxed=boxed))
         for path in found.pictures
         if identity(path) not in known and (listed or not _is_mask_beside(path, stems))
     ]
@@ -51,9 +54,11 @@ def left_out(
     return tuple(sorted((*copied, *others, *found.left_out), key=lambda each: each.path))
 
 
-def _why(path: Path, *, listed: bool) -> str:
+def _why(path: Path, *, listed: bool, boxed: bool) -> str:
     if _MASK_ENDING.search(path.stem) or any(part.lower() in MASK_FOLDERS for part in path.parts[:-1]):
         return MASKS
+    if boxed:
+        return UNANNOTATED
     return UNLISTED if listed else ELSEWHERE
 
 

@@ -1,24 +1,31 @@
 """`LAYOUT:PATH` -> Dataset."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from flawline.data import (
     btad,
+    coco,
     folder,
+    gc10_det,
     kolektorsdd,
     kolektorsdd2,
     magnetic_tile,
     mpdd,
     mvtec_ad,
+    neu_det,
     surfaces,
+    tianchi_fabric,
     visa,
+    voc,
 )
 from flawline.data.account import left_out
 from flawline.data.copies import Distinct, distinct
 from flawline.data.depth import with_bits_of_line, with_learnt_bits
 from flawline.data.folders import class_name, find_pictures, subfolders
+from flawline.data.folds import FOLDS_FILE, read_folds
 from flawline.data.sample import COPIES, GOOD, Dataset, Sample
 from flawline.data.soundness import check_sound
 from flawline.data.splits import SPLIT_FILE, Table, read_table
@@ -35,11 +42,19 @@ LAYOUTS: dict[str, Callable[..., tuple[Sample, ...]]] = {
     "kolektorsdd": kolektorsdd.load,
     "kolektorsdd2": kolektorsdd2.load,
     "magnetic_tile": magnetic_tile.load,
+    "voc": voc.load,
+    "coco": coco.load,
+    "neu_det": neu_det.load,
+    "gc10_det": gc10_det.load,
+    "tianchi_fabric": tianchi_fabric.load,
 }
 """Layouts on disk by name; each takes `root` and `seed`."""
 
 DRAWN = frozenset({"folder", "kolektorsdd", "magnetic_tile"})
 """Layouts whose split is drawn by a seed."""
+
+BOXED = frozenset({"voc", "coco", "neu_det", "gc10_det", "tianchi_fabric"})
+"""Layouts with boxes, which may be without good pictures. A folds.csv wins over what they would read or draw."""
 
 SURFACES = "surfaces"
 
@@ -49,7 +64,8 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False, bits: int | N
 
     Args:
         spec: `LAYOUT:PATH` with one of LAYOUTS, or `surfaces[:OPTIONS]` for a generated line. A split.csv in
-            the folder wins over what the layout would read or draw.
+            the folder wins over what the layout would read or draw, and so does a folds.csv for those of BOXED, of
+            which `LAYOUT:PATH,fold=N` makes fold N the test; without it, fold 0 is.
         seed: draws the split of layouts that have none. A generated line has a seed among its options instead.
         known: whether the same pictures were loaded before, with another seed: nothing is said or checked again.
         bits: those that the pictures of the line fill for which these are; None learns them. See data.depth.
@@ -66,9 +82,10 @@ def load_dataset(spec: str, *, seed: int = 0, known: bool = False, bits: int | N
         dataset = Dataset(options.spec(), *surfaces.load(options))
         _check(dataset)
         return dataset
+    rest, fold = _without_fold(layout, rest)
     root = _root(layout, rest, spec)
     with _readable():
-        table = _read(root, layout, seed)
+        table = _read(root, layout, seed, fold)
         kept = distinct(table.samples)
         dataset = Dataset(
             f"{layout}:{shown(root.name)}", root, kept.samples, _left_out(root, table, kept), table.division
@@ -100,6 +117,7 @@ def load_holdout(spec: str) -> tuple[Sample, ...]:
     if layout == SURFACES:
         return _good(surfaces.load(surfaces.SurfaceOptions.parse(rest))[1], spec)
     named = layout in LAYOUTS and bool(rest)
+    rest, fold = _without_fold(layout, rest)
     if named:
         root = _root(layout, rest, spec)
     else:
@@ -107,7 +125,7 @@ def load_holdout(spec: str) -> tuple[Sample, ...]:
         root = _folder(spec, "--holdout takes a folder of good pictures, or LAYOUT:PATH")
     with _readable():
         if named or (root / SPLIT_FILE).is_file() or _is_laid_out(root):
-            table = _read(root, layout, 0)
+            table = _read(root, layout, 0, fold)
         else:
             table = Table(tuple(Sample(path, GOOD, None, str(path), "test") for path in find_pictures(root)))
         good = _good(table.samples, spec)
@@ -145,7 +163,14 @@ def _left_out(root: Path, table: Table, kept: Distinct) -> tuple[LeftOut, ...]:
     used = [path for sample in kept.samples for path in (sample.image, sample.mask) if path]
     # The mask of a copy is that of a picture which is used.
     masks = (*table.masks, *(copy.mask for copy in kept.copies if copy.mask))
-    return left_out(root, used, copies=[copy.image for copy in kept.copies], masks=masks, listed=table.listed)
+    return left_out(
+        root,
+        used,
+        copies=[copy.image for copy in kept.copies],
+        masks=masks,
+        listed=table.listed,
+        boxed=table.boxed,
+    )
 
 
 def _is_laid_out(root: Path) -> bool:
@@ -176,17 +201,33 @@ def _folder(path: str, cure: str) -> Path:
     return root.resolve()
 
 
-def _read(root: Path, layout: str, seed: int) -> Table:
-    """Read a folder by its split.csv, or as its layout does."""
+def _without_fold(layout: str, rest: str) -> tuple[str, int | None]:
+    """Split `PATH,fold=N` of a layout with boxes into the path and the number; None where none is given."""
+    found = re.fullmatch(r"(.*),fold=(\d{1,6})", rest, re.DOTALL) if layout in BOXED else None
+    return (found[1], int(found[2])) if found else (rest, None)
+
+
+def _read(root: Path, layout: str, seed: int, fold: int | None = None) -> Table:
+    """Read a folder by its split.csv or folds.csv, or as its layout does."""
+    if layout in BOXED and (root / FOLDS_FILE).is_file():
+        return read_folds(root, fold or 0)
+    if fold is not None:
+        msg = f"{shown(root)} has no {FOLDS_FILE}, which ,fold={fold} asks for; leave it out"
+        raise DataError(msg)
     if (root / SPLIT_FILE).is_file():
         return read_table(root)
     samples = LAYOUTS[layout](root, seed=seed)
     division = "the data set's own split"
+    if layout in BOXED:
+        division = (
+            f"the names of its files, or the draw of a split, which gives {voc.TRAIN_SHARE:.0%} of the defects of "
+            "a class and 60 % of the good pictures to training"
+        )
     if layout in DRAWN:
         division = "the draw of a split, which gives 60 % of the good pictures to training"
     if layout == "folder" and (root / "train").is_dir():
         division = "its folders train/ and test/"
-    return Table(samples, division=division)
+    return Table(samples, division=division, boxed=layout in BOXED)
 
 
 def _check(dataset: Dataset) -> None:
@@ -204,7 +245,7 @@ def _check(dataset: Dataset) -> None:
         if dataset.left_out:
             msg += f". It does hold, and leaves out: {tell(dataset.left_out, dataset.root)}"
         raise DataError(msg)
-    if not dataset.train_normals:
+    if not dataset.train_normals and not dataset.classes:
         msg = (
             f"{dataset.root} has no normal pictures to train on; a line is learned from what is good: "
             "put them where the layout expects them, or mark them train in split.csv"

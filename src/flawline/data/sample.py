@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from flawline.data.boxes import Box, boxes_of_mask
 from flawline.data.label import of_shape, read_label
 from flawline.errors import DataError, PictureError
 from flawline.scoring.picture import EIGHT, Pixels, Values, decode, in_eight_bits, upright_size
@@ -28,8 +29,9 @@ COPIES = "exact copies of others"
 class Sample:
     """A picture on disk and its labels.
 
-    `defect_class` is GOOD for a normal picture. A defect without a pixel label has `mask` None. Pictures of
-    one physical item share a `group`, and a group lies wholly in one `split`. `bits` are those that the values of
+    `defect_class` is GOOD for a normal picture. A defect without a pixel label has `mask` None, and a picture of a
+    layout without labelled boxes has `boxes` None; a good picture of one with boxes has none. Pictures of one
+    physical item share a `group`, and a group lies wholly in one `split`. `bits` are those that the values of
     the line's pictures fill: 8, or 9 to 16 in files of 16 bits; see flawline.data.depth.
     """
 
@@ -39,6 +41,7 @@ class Sample:
     group: str
     split: Split
     bits: int = EIGHT
+    boxes: tuple[Box, ...] | None = None
 
     @property
     def is_defect(self) -> bool:
@@ -83,6 +86,18 @@ class Sample:
         if self.mask is None:
             return np.zeros((height, width), dtype=np.bool_)
         return of_shape(read_label(self.mask), self.mask, height, width)
+
+    def read_boxes(self) -> tuple[Box, ...] | None:
+        """Labelled boxes, or those around the regions of the mask; none of a good picture, None of one unlabelled.
+
+        Raises DataError as `read_image` and `read_mask`.
+        """
+        if self.boxes is not None or not self.is_defect:
+            return self.boxes or ()
+        if self.mask is None:
+            return None
+        width, height = self.read_size()
+        return boxes_of_mask(self.read_mask(height, width), self.defect_class)
 
 
 def masks_of(samples: Iterable[Sample]) -> list[NDArray[np.bool_]]:
@@ -136,6 +151,11 @@ class Dataset:
         return tuple(s for s in self.samples if s.split == "test")
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of all labelled boxes for training, in the order of the alphabet."""
+        return tuple(sorted({box.name for s in self.train_defects for box in s.boxes or ()}))
+
+    @property
     def account(self) -> str:
         """How many pictures are used, and what was left out and why, in a sentence or two."""
         bad = sum(sample.is_defect for sample in self.samples)
@@ -156,10 +176,12 @@ class Dataset:
         return f"{told} Exact copies that were left out: {copies}." if copies else told
 
     def fingerprint(self) -> str:
-        """SHA-256 over the training pictures and masks: their paths below `root` and their bytes."""
+        """SHA-256 over the training pictures, masks and boxes: their paths below `root` and what they hold."""
         digest = hashlib.sha256()
         for sample in (*self.train_normals, *self.train_defects):
             for path in filter(None, (sample.image, sample.mask)):
                 digest.update(os.fsencode(path.relative_to(self.root)))
                 digest.update(hashlib.sha256(path.read_bytes()).digest())
+            for box in sample.boxes or ():
+                digest.update(repr((box.name, *box.corners)).encode())
         return digest.hexdigest()

@@ -28,13 +28,14 @@ COLUMNS = ("image", "mask", "class", "group", "split")
 class Table:
     """What a layout or a split.csv gives: samples, masks of good pictures, and what divided train from test.
 
-    `listed` tells whether a split.csv named the pictures.
+    `listed` tells whether a split.csv or folds.csv named the pictures, `boxed` whether annotations did.
     """
 
     samples: tuple[Sample, ...]
     masks: tuple[Path, ...] = ()
     division: str = SPLIT_FILE
     listed: bool = False
+    boxed: bool = False
 
 
 def read_split(root: Path) -> tuple[Sample, ...]:
@@ -85,13 +86,14 @@ def _read_row(root: Path, cells: Mapping[str, str]) -> Sample:
     if split not in ("train", "test"):
         msg = f"split is '{shown(cells['split'])}'; write train or test"
         raise DataError(msg)
-    image = _existing(root, cells["image"])
-    mask = _existing(root, cells["mask"]) if cells["mask"] else None
+    image = existing(root, cells["image"])
+    mask = existing(root, cells["mask"]) if cells["mask"] else None
     group = cells["group"] or image.relative_to(root).as_posix()
     return Sample(image, class_name(cells["class"]), mask, group, cast(Split, split))
 
 
-def _existing(root: Path, cell: str) -> Path:
+def existing(root: Path, cell: str) -> Path:
+    """Find the file that a cell names below `root`. Raises DataError, without the place, where there is none."""
     relative = PurePosixPath(cell)
     if relative.is_absolute() and relative.is_relative_to(root):
         relative = relative.relative_to(root)

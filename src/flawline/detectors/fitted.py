@@ -18,11 +18,13 @@ from flawline.artefact.manifest import (
     Manifest,
     OddNormal,
     PartFacts,
+    PrecisionFacts,
     SearchFacts,
     hashes,
     verify,
 )
 from flawline.artefact.rules import Rules, write_tensors
+from flawline.data.boxes import in_square
 from flawline.data.sample import Sample
 from flawline.data.squares import Square
 from flawline.detectors.line import Line
@@ -32,6 +34,7 @@ from flawline.errors import ArtefactError
 from flawline.scoring.calibration import Calibration, Method, calibrate, worth_of
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import Fused, fuse, observe
+from flawline.scoring.labelled import LEAST_SCORE, calibrate_labelled, match
 from flawline.scoring.oddness import limit_statement
 from flawline.scoring.picture import Geometry, Values
 from flawline.scoring.settings import LineSettings
@@ -141,6 +144,28 @@ class FittedLine:
         rules = replace(rules, ignored=self.rules.ignored)
         return replace(self, rules=rules, odd_normals=(), odd_pictures=())
 
+    def calibrated_by_labels(
+        self, samples: Sequence[Sample], found: Sequence[Found], *, precision: float
+    ) -> Self:
+        """Set the threshold on labelled pictures that the line did not learn from, where it knows no good ones.
+
+        Args:
+            samples: the pictures.
+            found: what the parts found on each.
+            precision: share of the boxes that must be right, in (0, 1).
+
+        Raises:
+            DataError: a label cannot be read, or no threshold leaves a right box.
+
+        """
+        classes = self.settings.classes
+        matched = [
+            match(_found_on(each, self.settings), in_square(sample.read_boxes() or (), each[1], classes))
+            for sample, each in zip(samples, found, strict=True)
+        ]
+        rules = decided(self.settings, calibrate_labelled(matched, precision))
+        return replace(self, rules=replace(rules, ignored=self.rules.ignored))
+
     def with_odd_normals(self, samples: Sequence[Sample], found: Sequence[Found]) -> Self:
         """Keep the normals of the highest scores among those that calibrated, and what the parts found on each."""
         facts, pictures = find_odd(samples, found, self.settings)
@@ -220,8 +245,17 @@ class FittedLine:
             asked_look_again=calibration.asked_look_again,
             look_again=calibration.look_again,
             worth=calibration.worth,
-            limit=limit_statement(calibration),
+            limit=None if calibration.precision is not None else limit_statement(calibration),
+            precision=None
+            if calibration.precision is None
+            else PrecisionFacts(**vars(calibration.precision)),
         )
+
+
+def _found_on(found: Found, settings: LineSettings) -> NDArray[np.float32]:
+    """Boxes FP32 [K, 6] of one picture in pixels of the model square, without the weakest."""
+    boxes = fuse(*found, settings).boxes
+    return boxes[boxes[:, 4] >= LEAST_SCORE]
 
 
 def _loaded(facts: PartFacts, recipe: Mapping[str, Any], folder: Path) -> Part:

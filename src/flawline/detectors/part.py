@@ -131,6 +131,7 @@ class Part(ABC):
         stage: shared Triton stage between graph and finding; None where the graph's outputs are the finding.
         crossable: whether it can be fitted without some of its normals in a moment; see `cross`.
         takes_marks: whether it takes the marks of an adapted teacher beside its layers.
+        supervised: whether it learns from labelled defects, and can do without good pictures.
         config: its settings.
         maps: positions among the teacher's maps of those that it takes.
         module: network from prepared pixels FP32 [B, 3, S, S] and these maps to the tensors of `outputs`.
@@ -138,6 +139,8 @@ class Part(ABC):
         statements: what a report says of it, in words, by heading.
         training: how it was trained; None for a part without training.
         labelled_defects: number of labelled defect pictures that it learnt from.
+        classes: names of the classes of its boxes, in the order of their numbers; none without classes.
+        precision: share of its boxes that must be right on held-out labelled pictures where there are no good ones.
 
     """
 
@@ -148,6 +151,7 @@ class Part(ABC):
     stage: ClassVar[str | None] = None
     crossable: ClassVar[bool] = False
     takes_marks: ClassVar[bool] = False
+    supervised: ClassVar[bool] = False
 
     config: PartConfig
     maps: tuple[int, ...]
@@ -156,6 +160,8 @@ class Part(ABC):
     statements: dict[str, str]
     training: TrainingFacts | None = None
     labelled_defects: int = 0
+    classes: tuple[str, ...] = ()
+    precision: float = 0.8
 
     @classmethod
     def layers(cls, config: PartConfig, teacher: str) -> tuple[int, ...]:
@@ -258,6 +264,7 @@ class Part(ABC):
             architecture=self.architecture,
             statements=self.statements,
             training=self.training,
+            classes=self.classes,
         )
 
 
@@ -268,6 +275,7 @@ PARTS: Registry[type[Part]] = Registry(
         "exdd": "flawline.detectors.exdd.part:ExDDPart",
         "sacd": "flawline.detectors.sacd.part:SACDPart",
         "ddpm_ast": "flawline.detectors.ddpm_ast.part:DDPMASTPart",
+        "d3n": "flawline.detectors.d3n.part:D3NPart",
     },
 )
 """Every detector by name."""

@@ -162,7 +162,10 @@ def _labels_used(fitted: FittedLine) -> str:
     """What labels of defects the line learned from or was chosen by."""
     used = []
     if fitted.data.labelled_defects:
-        used.append(f"{fitted.data.labelled_defects} defect masks")
+        kind = (
+            "pictures with boxes" if any(part.supervised for part in fitted.model.parts) else "defect masks"
+        )
+        used.append(f"{fitted.data.labelled_defects} {kind}")
     if fitted.search is not None and fitted.search.labelled_defects:
         used.append(f"chosen by {fitted.search.labelled_defects} defects")
     return ", ".join(used) or "none"

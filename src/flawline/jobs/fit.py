@@ -4,13 +4,14 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flawline.artefact.manifest import DataFacts
+from flawline.artefact.manifest import DataFacts, line_classes
 from flawline.artefact.rules import Rules
 from flawline.data import Dataset, Sample, digests
 from flawline.data.ignore import read_ignored
@@ -33,6 +34,11 @@ from flawline.teachers.adapt import adapt
 from flawline.training import Budget
 
 MIN_NORMALS = 10
+HELD_OUT, FEW_HELD_OUT = 10, 20
+"""Without good pictures one in HELD_OUT items of labelled defects is not learnt from, and sets the threshold.
+
+Where these are fewer than FEW_HELD_OUT, so many are taken, but no more than a quarter of all.
+"""
 SPLIT_FACTOR = 4
 """Normals are split once when they show this many times the needed number of items; fewer are used by K folds."""
 MAX_ADAPTED = 1000
@@ -81,7 +87,9 @@ def fit(
     """
     kinds = parse_detector(detector)
     started = time.monotonic()
-    check_normals(dataset, recipe.false_alarm)
+    labelled = not dataset.train_normals and all(kind.supervised for kind in kinds)
+    if not labelled:
+        check_normals(dataset, recipe.false_alarm)
     check_weights(kinds, recipe)
     recipe = settled(recipe, dataset, kinds)
     ignored = read_ignored(recipe.ignore, dataset, recipe.size)
@@ -92,19 +100,26 @@ def fit(
     # TF32 would calibrate the line by other scores than it will serve.
     torch.backends.cudnn.allow_tf32 = False
     teacher = teacher.to(chosen_device)
-    kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
-    check_differ(squares, dataset.name)
+    taught = dataset
+    method: Method
+    held_out: list[NDArray[np.int64]]
+    if labelled:
+        taught, calibrating = without_held_out(dataset, recipe, seed, ignored)
+        kept, method, held_out = squares, "labelled", []
+    else:
+        kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
+        check_differ(squares, dataset.name)
+        calibrating = squares.chosen(np.concatenate(held_out).tolist())
     time_left = Budget(budget, trainings_of(kinds, recipe))
     teacher = adapt_teacher(teacher, kept, recipe, seed=seed, budget=time_left, checkpoint=checkpoint)
     parts = []
     for kind, layers in zip(kinds, wanted, strict=True):
         context = context_of(
-            kind, layers, teacher, kept, dataset, recipe, seed=seed, budget=time_left, checkpoint=checkpoint
+            kind, layers, teacher, kept, taught, recipe, seed=seed, budget=time_left, checkpoint=checkpoint
         )
         parts.append(kind.fit(recipe.part(kind.name), context))
     line = Line(teacher, parts, ignored).eval()
-    calibrating = squares.chosen(np.concatenate(held_out).tolist())
-    if method == "split":
+    if method != "k-fold":
         found = find_all(line, calibrating, "calibrating")
     else:
         geometries = [squares.geometry(row) for fold in held_out for row in fold.tolist()]
@@ -127,7 +142,12 @@ def fit(
             learnt=digests(kept.samples),
         ),
         seconds=time.monotonic() - started + time_left.before,
-    ).calibrated(
+    )
+    if labelled:
+        return fitted.calibrated_by_labels(
+            calibrating.samples, found, precision=max(part.precision for part in parts)
+        )
+    fitted = fitted.calibrated(
         found,
         false_alarm=recipe.false_alarm,
         method=method,
@@ -139,6 +159,40 @@ def fit(
     if fitted.calibration.false_alarm > recipe.false_alarm:
         say(f"Too few normal pictures for the budget: {fitted.calibration.promise}.")
     return fitted.with_odd_normals(calibrating.samples, found)
+
+
+def without_held_out(
+    dataset: Dataset, recipe: Recipe, seed: int, ignored: Ignored | None
+) -> tuple[Dataset, Squares]:
+    """Keep apart some items of a data set without good pictures, to set the threshold by; see HELD_OUT.
+
+    Args:
+        dataset: its labelled training defects.
+        recipe: its size.
+        seed: seed that draws the items.
+        ignored: regions of the pictures that are not judged.
+
+    Returns:
+        The data set without them, and the pictures that were kept apart.
+
+    Raises:
+        DataError: too few pictures or items have labels.
+
+    """
+    known = [s for s in dataset.train_defects if s.boxes is not None or s.mask is not None]
+    items = sorted({sample.group for sample in known})
+    if len(known) < MIN_NORMALS or len(items) < HELD_OUT:
+        msg = (
+            f"{dataset.name} has {len(known)} labelled training pictures of {len(items)} items and no good ones; "
+            f"at least {MIN_NORMALS} pictures of {HELD_OUT} items are needed, some of which set the threshold"
+        )
+        raise DataError(msg)
+    count = max(len(items) // HELD_OUT, min(FEW_HELD_OUT, len(items) // 4))
+    drawn = np.random.default_rng(seed).permutation(items)[:count]
+    held = {sample for sample in known if sample.group in set(drawn.tolist())}
+    samples = tuple(sample for sample in dataset.samples if sample not in held)
+    apart = [sample for sample in known if sample in held]
+    return replace(dataset, samples=samples), Squares(apart, recipe.size, ignored)
 
 
 def settled(recipe: Recipe, dataset: Dataset, kinds: Sequence[type[Part]] = ()) -> Recipe:
@@ -402,6 +456,7 @@ def _settings(
         parts=tuple(part.settings() for part in parts),
         windows=windows,
         bits=bits,
+        classes=line_classes((part.classes, "map" in part.given) for part in parts),
     )
 
 

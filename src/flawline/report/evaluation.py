@@ -7,6 +7,7 @@ import resource
 import statistics
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ from flawline.artefact.rules import Rules
 from flawline.data.sample import Sample
 from flawline.errors import DataError, RecipeError
 from flawline.files import check_output, write_atomically
+from flawline.report.detections import BoxResult, Detections
 from flawline.report.gallery import Card, Gallery, PictureRow
 from flawline.report.metrics import PixelCurves, image_metrics, threshold_at, to_picture
 from flawline.report.promise import PromiseTest, Share, check_promise
@@ -39,8 +41,12 @@ SPREAD_METRICS = (
     "pixel_auroc",
     "pixel_ap",
     "aupro",
+    "map50",
+    "map50_95",
 )
 """Fields of EvaluationResult whose mean and spread over seeds mean something."""
+_OF_BOXES = ("map50", "map50_95")
+"""Those that only lines with named classes have."""
 ROC_SHARES = (1, 2, 5)
 """False alarms in percent at which the ROC curve is read."""
 ACCURACY_KEY = ("detector", "data", "teacher", "recipe", "seed", "labels_used")
@@ -69,6 +75,8 @@ class EvaluationResult(BaseModel):
     `found_at_1`, `found_at_2` and `found_at_5` read the ROC curve: the share of defects whose score lies above that
     of all but 1, 2 or 5 % of the test split's own normals; `located_at_1` and so on are the share of masked defects
     that are located, too. No line can promise these, since the threshold is taken on the test split.
+
+    `boxes` holds the figures of a line with named classes, of which `map50` and `map50_95` are two.
 
     `promise` tests the line's budget on the normals. Pixel figures rest on `pixel_images` pictures with `regions`
     connected regions of ground truth in them.
@@ -106,6 +114,9 @@ class EvaluationResult(BaseModel):
     false_alarm_rate: float | None
     recall_at_budget: float | None
     recall_by_class: dict[str, ClassRecall]
+    map50: float | None = None
+    map50_95: float | None = None
+    boxes: BoxResult | None = None
 
     @property
     def statements(self) -> list[str]:
@@ -121,6 +132,8 @@ class EvaluationResult(BaseModel):
             said.append(f"{sentence}.")
         else:
             said.append("Nothing tells how many defects are found: there are no defect pictures.")
+        if self.boxes is not None:
+            said.append(self.boxes.sentence)
         if self.promise is not None:
             said.append(self.promise.sentence)
         if self.look_again is not None and self.look_again > self.budget:
@@ -155,6 +168,8 @@ class Evaluation:
         look_again: float | None = None,
         calibration: NDArray[np.float32] | None = None,
         worth: float = 1.0,
+        classes: Sequence[str] = (),
+        mapped: bool = True,
     ) -> None:
         """Start without pictures.
 
@@ -164,6 +179,8 @@ class Evaluation:
             look_again: share that it may call defective or want to be looked at again; None where it has no such.
             calibration: FP32 [n], ascending, scores of the normals that calibrated it; None if they are not known.
             worth: how many independent pictures each of them counts for; see flawline.scoring.calibration.worth_of.
+            classes: names of the classes of its boxes; none where it names none.
+            mapped: whether it has a map; one without has no pixel figures.
 
         """
         self.budget = budget
@@ -172,12 +189,14 @@ class Evaluation:
         self.calibration = calibration
         self.worth = worth
         self.rows: list[PictureRow] = []
+        self.classes, self.mapped = tuple(classes), mapped
+        self._boxes = Detections(classes)
         self._curves = PixelCurves()
         self._pixel_images = 0
         self._ignoring: Card | None = None
         self.odd: list[Card] = []
-        self._hits, self._weak_hits, self._misses, self._alarms, self._good = (
-            Gallery(GALLERY_SIZE) for _ in range(5)
+        self._hits, self._weak_hits, self._misses, self._alarms, self._good, self._mistaken = (
+            Gallery(GALLERY_SIZE) for _ in range(6)
         )
 
     @classmethod
@@ -190,6 +209,8 @@ class Evaluation:
             look_again=settings.look_again,
             calibration=rules.calibration.scores,
             worth=rules.calibration.worth,
+            classes=settings.classes,
+            mapped=any("map" in part.gives for part in settings.parts),
         )
 
     def add(self, sample: Sample, verdict: Verdict) -> None:
@@ -208,14 +229,19 @@ class Evaluation:
             msg = f"{sample.image}: its scores are not finite; lower the learning rate in the recipe and fit again"
             raise RecipeError(msg)
         truth = _pixel_label(sample, verdict)
-        row = PictureRow.of(sample, verdict, truth)
-        if truth is not None:
+        row = PictureRow.of(sample, verdict, truth, mapped=self.mapped)
+        if truth is not None and self.mapped:
             full = to_picture(verdict.full_map, verdict.geometry)
             self._curves.add(full, truth, _ignored(verdict))
             self._pixel_images += 1
         self.rows.append(row)
+        if self.classes and (labelled := sample.read_boxes()) is not None:
+            size = verdict.geometry.width, verdict.geometry.height
+            if mistakes := self._boxes.add(verdict.candidates, labelled, *size):
+                make = partial(Card.of, row, sample, verdict, truth, self.classes)
+                self._mistaken.offer(mistakes, sample.group, make)
         if verdict.geometry.ignored is not None and self._ignoring is None:
-            self._ignoring = Card.of(row, sample, verdict, truth)
+            self._ignoring = Card.of(row, sample, verdict, truth, self.classes)
         self._offer(row, sample, verdict, truth)
 
     def result(self) -> EvaluationResult:
@@ -236,6 +262,7 @@ class Evaluation:
             },
         }
         located = sum(row.called and bool(row.located) for row in masked)
+        boxes = self._boxes.result()
         return EvaluationResult(
             images=len(self.rows),
             normals=len(normals),
@@ -267,6 +294,9 @@ class Evaluation:
             false_alarm_rate=_share_called(normals),
             recall_at_budget=_share_called(defects),
             recall_by_class=_recall_by_class(defects),
+            map50=None if boxes is None else boxes.map50,
+            map50_95=None if boxes is None else boxes.map50_95,
+            boxes=boxes,
             **at,
         )
 
@@ -275,7 +305,8 @@ class Evaluation:
         self.odd = []
         for sample, verdict in pictures:
             truth = _pixel_label(sample, verdict)
-            self.odd.append(Card.of(PictureRow.of(sample, verdict, truth), sample, verdict, truth))
+            row = PictureRow.of(sample, verdict, truth, mapped=self.mapped)
+            self.odd.append(Card.of(row, sample, verdict, truth, self.classes))
 
     @property
     def ignoring(self) -> Card | None:
@@ -299,6 +330,11 @@ class Evaluation:
         return self._misses.cards()
 
     @property
+    def mistaken(self) -> list[Card]:
+        """Pictures with the most wrong and missed boxes, of a line that names classes."""
+        return self._mistaken.cards()
+
+    @property
     def false_alarms(self) -> list[Card]:
         """Good pictures called defective, highest score first."""
         return self._alarms.cards()
@@ -312,7 +348,7 @@ class Evaluation:
         self, row: PictureRow, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None
     ) -> None:
         def make() -> Card:
-            return Card.of(row, sample, verdict, truth)
+            return Card.of(row, sample, verdict, truth, self.classes)
 
         if row.is_defect and row.called:
             self._hits.offer(row.score, sample.group, make)
@@ -416,6 +452,8 @@ def accuracy_row(
 
     """
     figures = {metric: getattr(result, metric) for metric in SPREAD_METRICS}
+    if result.boxes is None:
+        figures = {metric: value for metric, value in figures.items() if metric not in _OF_BOXES}
     return {
         "detector": detector,
         "data": data,

@@ -1,6 +1,6 @@
 """The few pictures of an evaluation that a report shows, kept while all others stream past."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flawline.data.sample import Sample
-from flawline.report.metrics import is_located
+from flawline.report.metrics import box_is_located, is_located
 from flawline.scoring.picture import Pixels
 from flawline.scoring.verdict import Decision, Verdict
 from flawline.scoring.windows import reduced
@@ -36,9 +36,15 @@ class PictureRow:
     located: bool | None = None
 
     @classmethod
-    def of(cls, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None) -> "PictureRow":
-        """Put what was known of a picture, with its label BOOL [H, W], beside what the line said of it."""
-        located = is_located(verdict, truth) if truth is not None and truth.any() else None
+    def of(
+        cls, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None, *, mapped: bool = True
+    ) -> "PictureRow":
+        """Put what was known of a picture, with its label BOOL [H, W], beside what the line said of it.
+
+        Where the line has no map (`mapped` is False), its strongest box says where the defect is.
+        """
+        locate = is_located if mapped else box_is_located
+        located = locate(verdict, truth) if truth is not None and truth.any() else None
         score, p_value = float(verdict.score), float(verdict.p_value)
         return cls(
             sample.image, sample.defect_class, sample.is_defect, score, p_value, verdict.decision, located
@@ -67,7 +73,8 @@ class Card:
     `picture` is UINT8 [h, w, 3], `scores` FP32 [h, w] with 1.0 at the pixel threshold, `mask` BOOL [h, w] the
     pixels called defective, `boxes` FP32 [K, 4] corners in thumbnail pixels, `truth` BOOL [h, w] the
     pixel label, None for a defective picture without one, and `ignored` BOOL [h, w] the pixels that are not judged,
-    None where all are.
+    None where all are. `tags` name the classes of `boxes`, where the line names any, and `labelled` are the boxes
+    that people drew: class, and corners in thumbnail pixels.
     """
 
     row: PictureRow
@@ -77,15 +84,28 @@ class Card:
     boxes: NDArray[np.float32]
     truth: NDArray[np.bool_] | None
     ignored: NDArray[np.bool_] | None = None
+    tags: tuple[str, ...] = ()
+    labelled: tuple[tuple[str, tuple[float, float, float, float]], ...] = ()
 
     @classmethod
-    def of(cls, row: PictureRow, sample: Sample, verdict: Verdict, truth: NDArray[np.bool_] | None) -> "Card":
-        """Read the picture again and shrink it with its map, mask, boxes and label [H, W]."""
+    def of(
+        cls,
+        row: PictureRow,
+        sample: Sample,
+        verdict: Verdict,
+        truth: NDArray[np.bool_] | None,
+        classes: Sequence[str] = (),
+    ) -> "Card":
+        """Read the picture again and shrink it with its map, mask, boxes and label [H, W].
+
+        `classes` are the names of the line's classes; none draws no tags.
+        """
         geometry = verdict.geometry
         scale = min(1.0, THUMBNAIL_SIDE / max(geometry.width, geometry.height))
         size = (max(1, round(geometry.width * scale)), max(1, round(geometry.height * scale)))
         inner = np.s_[: geometry.inner_height, : geometry.inner_width]
-        boxes = verdict.boxes[verdict.boxes[:, 4] >= 0, :4]
+        used = verdict.boxes[verdict.boxes[:, 4] >= 0]
+        boxes = used[:, :4]
         scores = verdict.full_map[inner]
         if verdict.plane is not None:  # a small peak of a large picture must not fall between pixels
             scores = reduced(scores, size[0] * size[1])
@@ -97,6 +117,11 @@ class Card:
             boxes=(boxes * scale).astype(np.float32),
             truth=None if truth is None else _shrink_mask(truth, size),
             ignored=None if geometry.ignored is None else _shrink_mask(geometry.ignored.mask, size),
+            tags=tuple(classes[int(label)] for label in used[:, 5]) if classes else (),
+            labelled=tuple(
+                (box.name, (box.x1 * scale, box.y1 * scale, box.x2 * scale, box.y2 * scale))
+                for box in sample.boxes or ()
+            ),
         )
 
 

@@ -97,6 +97,21 @@ def is_located(verdict: Verdict, truth: NDArray[np.bool_]) -> bool:
     return bool(np.hypot(down, across).min() <= LOCATED_WITHIN)
 
 
+def box_is_located(verdict: Verdict, truth: NDArray[np.bool_]) -> bool:
+    """Whether the middle of the strongest box lies on the defect: for a line without a map.
+
+    Args:
+        verdict: the answer for the picture.
+        truth: BOOL [H, W], True on defective pixels of the picture.
+
+    """
+    if verdict.boxes[0, 4] < 0:
+        return False
+    x1, y1, x2, y2 = verdict.boxes[0, :4]
+    height, width = truth.shape
+    return bool(truth[min(int((y1 + y2) / 2), height - 1), min(int((x1 + x2) / 2), width - 1)])
+
+
 def to_picture(anomaly_map: NDArray[np.float32], geometry: Geometry) -> NDArray[np.float32]:
     """Bring a map of the model's plane to the picture's own pixels [H, W], bilinearly; padding is cut."""
     inner = anomaly_map[: geometry.inner_height, : geometry.inner_width]

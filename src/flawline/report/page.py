@@ -10,6 +10,7 @@ import jinja2
 from flawline.errors import DataError
 from flawline.files import HTML_MARK, check_output, write_atomically
 from flawline.report import operating_point, plots
+from flawline.report.detections import MISSED, NOTHING
 from flawline.report.evaluation import Evaluation, EvaluationResult, Spread, spread
 from flawline.report.gallery import Card, PictureRow
 from flawline.report.metrics import LOCATED_WITHIN
@@ -74,7 +75,15 @@ _MEASURES: tuple[tuple[str, str, str], ...] = (
         "AUPRO (FPR ≤ 0.3)",
         "How much of each defect region the heat map covers, small regions counting as much as large ones.",
     ),
+    (
+        "map50",
+        "mAP50",
+        "Average precision of boxes that overlap a label of their class by half, mean over the classes.",
+    ),
+    ("map50_95", "mAP50:95", "The same, mean over overlaps from 0.5 to 0.95: how exact the boxes are."),
 )
+_OF_BOXES = ("map50", "map50_95")
+"""Figures of lines that name classes."""
 _BESIDE = ("located_at_1", "located_at_2", "located_at_5", "f1_max", "pixel_ap")
 """Figures that the table of runs leaves out, so that it fits a page."""
 _SHARES = {field for field, _, _ in _MEASURES[: [name for name, _, _ in _MEASURES].index("image_auroc")]}
@@ -136,6 +145,7 @@ def write_report(
         measures=_measures(results[middle]),
         charts=[*_charts(evaluations, middle, results[middle]), *_training_charts(losses)],
         classes=_classes(results[middle]),
+        boxes=_boxes(results[middle]),
         heat_scale=plots.heat_scale(),
         ignored=None if ignoring is None else plots.ignored_tile(ignoring),
         galleries=_galleries(evaluations[middle]),
@@ -211,7 +221,11 @@ def _holdout(evaluation: Evaluation) -> dict[str, object]:
 
 
 def _measures(result: EvaluationResult) -> list[tuple[str, str, str]]:
-    return [(name, _figure(field, getattr(result, field)), meaning) for field, name, meaning in _MEASURES]
+    return [
+        (name, _figure(field, getattr(result, field)), meaning)
+        for field, name, meaning in _MEASURES
+        if result.boxes is not None or field not in _OF_BOXES
+    ]
 
 
 def _runs(evaluations: Sequence[Evaluation], results: Sequence[EvaluationResult]) -> dict[str, object] | None:
@@ -273,6 +287,24 @@ def _charts(evaluations: Sequence[Evaluation], middle: int, result: EvaluationRe
     return charts
 
 
+def _boxes(result: EvaluationResult) -> dict[str, object] | None:
+    """Tables of the boxes by class, and of classes that are confused; None for a line that names no classes."""
+    boxes = result.boxes
+    if boxes is None:
+        return None
+    rows = [
+        (name, each.labels, _figure("map50", each.ap50), _figure("map50_95", each.ap50_95))
+        for name, each in boxes.by_class.items()
+    ]
+    return {
+        "sentence": boxes.sentence,
+        "rows": rows,
+        "found": (*boxes.names, MISSED),
+        "confusion": list(zip((*boxes.names, NOTHING), boxes.confusion, strict=True)),
+        "curves": plots.class_curves(boxes.curves),
+    }
+
+
 def _training_charts(losses: Sequence[float]) -> list[dict[str, str]]:
     """The student's training, when there was one."""
     if not losses:
@@ -307,8 +339,19 @@ def _galleries(evaluation: Evaluation) -> list[dict[str, object]]:
             evaluation.odd,
         ),
     )
+    mistaken: tuple[tuple[str, str, list[Card]], ...] = (
+        (
+            "Most wrong boxes",
+            (
+                "Pictures with the most boxes that are wrong, by place or class, and labels that are missed. Some "
+                "turn out to be wrongly labelled."
+            ),
+            evaluation.mistaken,
+        ),
+    )
     sections: tuple[tuple[str, str, list[Card]], ...] = (
         *(odd if evaluation.odd else ()),
+        *(mistaken if evaluation.classes else ()),
         (
             "Found defects, the clearest",
             "Defective pictures of the highest scores.",
@@ -352,9 +395,16 @@ def _card(card: Card) -> dict[str, object]:
         "heat": plots.heat_tile(card),
         "verdict": _ANSWERS[card.row.decision],
         "mask": plots.called_tile(card) if card.mask.any() or len(card.boxes) else None,
-        "truth": plots.truth_tile(card) if card.truth is not None and card.truth.any() else None,
+        "truth": _truth(card),
         "truth_note": "no pixel label" if card.truth is None else "no defect labelled",
     }
+
+
+def _truth(card: Card) -> str | None:
+    """Tile of what people labelled: boxes, or pixels; None without either."""
+    if card.labelled:
+        return plots.labelled_tile(card)
+    return plots.truth_tile(card) if card.truth is not None and card.truth.any() else None
 
 
 _ANSWERS = {

@@ -121,6 +121,20 @@ def budget_chart(rows: Sequence[PictureRow], budget: float) -> str:
         return _svg(figure)
 
 
+def class_curves(curves: Mapping[str, Sequence[float]]) -> str:
+    """Draw precision over recall of the boxes of each class, at an overlap of 0.5."""
+    recalls = np.linspace(0, 1, 101)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(curves)))
+    with mpl.rc_context(_STYLE):
+        figure, axes = _canvas()
+        for (name, precision), colour in zip(curves.items(), colours, strict=True):
+            axes.plot(recalls, precision, color=colour, lw=2, label=name, clip_on=False)
+        axes.set(xlabel="labelled boxes found", ylabel="boxes that are right", xlim=(0, 1), ylim=(0, 1.01))
+        _percent(axes)
+        _legend_above(axes)
+        return _svg(figure)
+
+
 def loss_chart(losses: Sequence[float]) -> str:
     """Draw the mean loss of each equal part of a training, over the share of its steps done."""
     ends = np.arange(1, len(losses) + 1) / len(losses)
@@ -162,9 +176,29 @@ def heat_tile(card: Card) -> str:
 def called_tile(card: Card) -> str:
     """Fade the thumbnail and paint the pixels called defective, with their boxes."""
     tile = _painted(card, card.mask, GOOD_COLOUR)
-    for x1, y1, x2, y2 in card.boxes.round().astype(int):
-        cv2.rectangle(tile, (int(x1), int(y1)), (int(x2) - 1, int(y2) - 1), (36, 41, 47), 1)
+    for number, corners in enumerate(card.boxes.tolist()):
+        _frame(tile, corners, card.tags[number] if card.tags else "", _INK)
     return _jpeg(tile)
+
+
+def labelled_tile(card: Card) -> str:
+    """Fade the thumbnail and draw the boxes that people labelled, with the names of their classes."""
+    tile = _byte(0.45 + 0.55 * _grey(card.picture))
+    for name, corners in card.labelled:
+        _frame(tile, corners, name, DEFECT_COLOUR)
+    return _jpeg(tile)
+
+
+def _frame(tile: Pixels, corners: Sequence[float], name: str, colour: str) -> None:
+    """Draw a box on a tile, with a name in its upper left corner."""
+    x1, y1, x2, y2 = (round(value) for value in corners)
+    ink = tuple(round(255 * value) for value in to_rgb(colour))
+    cv2.rectangle(tile, (x1, y1), (x2 - 1, y2 - 1), ink, 1)
+    if name:  # OpenCV's letters are those of ASCII
+        text = name.encode("ascii", "replace").decode()
+        place = (max(x1 + 2, 0), min(max(y1 + 10, 10), tile.shape[0] - 2))
+        cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, (255, 255, 255), 2, cv2.LINE_AA)
+        cv2.putText(tile, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.35, ink, 1, cv2.LINE_AA)
 
 
 def truth_tile(card: Card) -> str:

@@ -1,5 +1,7 @@
 """The Triton models of a line, as typed configurations: a pure function of its manifest."""
 
+import json
+
 from flawline.artefact.manifest import Manifest, PartFacts
 from flawline.repository import names
 from flawline.repository.model_config import (
@@ -12,6 +14,7 @@ from flawline.repository.model_config import (
 )
 from flawline.scoring.picture import EIGHT
 from flawline.targets.target import Native
+from flawline_client.wire import CLASSES
 
 MAX_BATCH = 8
 """Largest batch of every stage; the shared stages' hand-written configurations say the same. See `_most`."""
@@ -49,6 +52,11 @@ def native_discrepancy(manifest: Manifest, native: Native) -> ModelConfig:
             "instance_groups": (InstanceGroup(count=1, kind=native.kind),),
         }
     )
+
+
+def _parameters(manifest: Manifest) -> dict[str, str]:
+    """Names of the line's classes as a JSON list, where clients look for them."""
+    return {CLASSES: json.dumps(manifest.classes, ensure_ascii=False)} if manifest.classes else {}
 
 
 def _found(part: PartFacts, manifest: Manifest) -> tuple[Tensor, ...]:
@@ -148,6 +156,7 @@ def _ensemble(manifest: Manifest, door: Tensor) -> ModelConfig:
         inputs=(door,),
         outputs=verdict,
         ensemble_steps=tuple(steps),
+        parameters=_parameters(manifest),
         versions=(manifest.version,),
     )
 
@@ -169,5 +178,6 @@ def _fused(manifest: Manifest) -> ModelConfig:
         outputs=_verdict(manifest),
         dynamic_batching=DynamicBatching(),
         instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
+        parameters=_parameters(manifest),
         versions=(manifest.version,),
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from flawline.errors import DataError
 
-Method = Literal["split", "k-fold"]
+Method = Literal["split", "k-fold", "labelled"]
 TOP = 0.1
 """Share of the normals, the highest scores, by which `worth_of` tells how alike pictures of one item are."""
 Floats = NDArray[np.float32]
@@ -65,11 +65,33 @@ def worth_of(scores: NDArray[np.floating], items: Sequence[str]) -> float:
 
 
 @dataclass(frozen=True)
+class Precision:
+    """How right the boxes of held-out labelled pictures are from the threshold on.
+
+    Attributes:
+        asked: share of the boxes that were to be right, in (0, 1).
+        reached: share of the boxes that are right: of the labelled class, and overlapping the label by half.
+        found: share of the labelled boxes that are found.
+        labels: number of labelled boxes.
+
+    """
+
+    asked: float
+    reached: float
+    found: float
+    labels: int
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What a line knows of normal scores.
 
+    Without normals it is known from labelled defects instead; see flawline.scoring.labelled. `scores` and `peaks`
+    are then those of the strongest box of each picture that is not right.
+
     Attributes:
-        method: 'split': the line did not learn from the normals; 'k-fold': each was scored by banks of the others.
+        method: 'split': the line did not learn from the normals; 'k-fold': each was scored by banks of the others;
+            'labelled': there are no normals.
         scores: FP32 [n], ascending: raw image scores of the calibration normals.
         peaks: FP32 [n], ascending: largest fused, smoothed pixel, or strongest box, of each of them.
         asked_false_alarm: the budget that was asked for.
@@ -80,6 +102,7 @@ class Calibration:
         look_again: the second budget that n normals can support; None as before.
         worth: how many independent pictures each normal counts for, in (0, 1]; see `worth_of`. Where it is less
             than 1, n stands for n * worth in what is said of budgets.
+        precision: how right boxes are; None where normals calibrated the line.
 
     """
 
@@ -92,6 +115,7 @@ class Calibration:
     asked_look_again: float | None = None
     look_again: float | None = None
     worth: float = 1.0
+    precision: Precision | None = None
 
     @property
     def has_band(self) -> bool:
@@ -102,6 +126,8 @@ class Calibration:
     def promise(self) -> str:
         """What the decision is worth, in words."""
         count = len(self.scores)
+        if self.precision is not None:
+            return _promise_of_boxes(self.precision, count, self.false_alarm)
         if self.method == "split":
             origin = f"{count} normals that it did not learn from (split conformal prediction)"
             degree = "at most"
@@ -127,7 +153,18 @@ class Calibration:
         return promise
 
     def at(self, false_alarm: float, look_again: float | None = None) -> "Calibration":
-        """Return the calibration on the same normals for other budgets in (0, 1)."""
+        """Return the calibration on the same normals for other budgets in (0, 1).
+
+        Raises:
+            DataError: there were no normals.
+
+        """
+        if self.precision is not None:
+            msg = (
+                "the line was calibrated without good pictures, so it has no budget of false alarms to change; "
+                "give --data with good pictures, or build it again with another d3n.precision in its recipe"
+            )
+            raise DataError(msg)
         return calibrate(
             self.scores,
             self.peaks,
@@ -136,6 +173,18 @@ class Calibration:
             look_again=look_again,
             worth=self.worth,
         )
+
+
+def _promise_of_boxes(precision: Precision, pictures: int, alarms: float) -> str:
+    promise = (
+        f"nothing is promised of good pictures, since the line knows none. Its threshold rests on {pictures} "
+        f"labelled pictures that it did not learn from: {precision.reached:.0%} of the boxes were right there "
+        f"(class, and overlap of at least half), {precision.found:.0%} of {precision.labels} labelled defects were "
+        f"found, and {alarms:.0%} of the pictures had a wrong box"
+    )
+    if precision.reached < precision.asked:
+        promise += f". {precision.asked:.0%} of the boxes were to be right, which no threshold reached"
+    return promise
 
 
 def calibrate(

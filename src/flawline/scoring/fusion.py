@@ -140,11 +140,11 @@ def _on_picture(boxes: Floats, geometry: Geometry) -> Floats:
     kept = (areas[0] > 0) & (2 * areas[0] >= areas[1]) & (boxes[:, 4] >= 0)
     if geometry.ignored is not None:
         judged = geometry.pixel_mask()
-        kept[kept] = [2 * judged[_window(corner)].mean() >= 1 for corner in corners[kept]]
+        kept[kept] = [2 * judged[window(corner)].mean() >= 1 for corner in corners[kept]]
     return boxes[kept]
 
 
-def _window(corners: Floats) -> tuple[slice, slice]:
+def window(corners: Floats) -> tuple[slice, slice]:
     """Rows and columns of the pixels that a box of x1, y1, x2, y2 touches, at least one."""
     left, top = (int(value) for value in np.floor(corners[:2]))
     right, bottom = (int(value) for value in np.ceil(corners[2:]))

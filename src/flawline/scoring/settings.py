@@ -82,6 +82,8 @@ class LineSettings(_Frozen):
         fusion: rule that joins several parts.
         parts: constants of each part, in the order of the line's findings.
         windows: how pictures are cut into windows; None brings each whole into one square.
+        classes: names of the classes of boxes, in the order of their numbers; none where the line names none. The
+            regions of a map beside boxes of named classes are of the last.
         bits: bits that the values of the line's pictures fill; above 8 it takes files of more than eight bits a
             channel, and raw pixels in UINT16.
 
@@ -97,6 +99,7 @@ class LineSettings(_Frozen):
     fusion: Fusion = Fusion.PRODUCT
     parts: tuple[PartSettings, ...] = Field(min_length=1)
     windows: WindowSettings | None = None
+    classes: tuple[str, ...] = ()
     bits: int = Field(EIGHT, ge=EIGHT, le=MOST_BITS)
 
     def place(self, width: int, height: int, ignored: Ignored | None = None) -> Geometry:

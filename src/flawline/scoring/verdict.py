@@ -1,7 +1,7 @@
 """From what a line's parts found on a picture to a verdict: fuse, calibrate, threshold, box."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import cv2
@@ -45,6 +45,7 @@ class Verdict:
         geometry: where the picture lies in the model's plane.
         plane: FP32 of the shape `geometry.plane`, the map of a line with windows before it was reduced; None
             where `anomaly_map` is that of the whole square.
+        candidates: FP32 [K, 6], all boxes that the parts gave, as `boxes`, with those below the threshold.
 
     """
 
@@ -56,6 +57,7 @@ class Verdict:
     boxes: Floats
     geometry: Geometry
     plane: Floats | None = None
+    candidates: Floats = field(default_factory=lambda: np.empty((0, 6), np.float32))
 
     @property
     def full_map(self) -> Floats:
@@ -91,7 +93,8 @@ def judge(
     decision = decide(chance, settings)
     shows = settings.peak_share is not None and decision is not Decision.PASS
     reaching = (anomaly_map >= 1.0).astype(np.uint8)
-    regions = regions_of(anomaly_map, reaching, geometry, settings.min_area)
+    label = max(len(settings.classes) - 1, 0)
+    regions = regions_of(anomaly_map, reaching, geometry, settings.min_area, label)
     plane, shown = None, geometry
     if geometry.layout is not None:  # boxes are those of every pixel; what travels is smaller
         plane, anomaly_map = (
@@ -105,7 +108,7 @@ def judge(
     found = np.concatenate((regions, given[given[:, 4] >= 1.0]))
     if shows and not len(found):
         # Regions too small for a box, or boxes of a part below the threshold: the strongest of them is shown.
-        found = strongest_boxes(np.concatenate((regions_of(anomaly_map, mask, shown, 1), given)))[:1]
+        found = strongest_boxes(np.concatenate((regions_of(anomaly_map, mask, shown, 1, label), given)))[:1]
     return Verdict(
         score=fused.score,
         p_value=chance,
@@ -115,6 +118,7 @@ def judge(
         boxes=strongest_boxes(found),
         geometry=geometry,
         plane=plane,
+        candidates=given,
     )
 
 
@@ -172,7 +176,9 @@ def peak_region(anomaly_map: Floats, geometry: Geometry, peak_share: float) -> N
     return mask
 
 
-def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int) -> Floats:
+def regions_of(
+    anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry, min_area: int, label: int = 0
+) -> Floats:
     """Box the connected regions of a mask.
 
     Args:
@@ -180,9 +186,10 @@ def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry,
         mask: UINT8 [S, S], 1 on regions.
         geometry: leads from the model square to the picture.
         min_area: fewest pixels of a region; smaller ones get no box.
+        label: number of their class.
 
     Returns:
-        FP32 [n, 6]: x1, y1, x2, y2 in pixels of the picture, strength and class 0.
+        FP32 [n, 6]: x1, y1, x2, y2 in pixels of the picture, strength and class.
 
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
@@ -194,7 +201,9 @@ def regions_of(anomaly_map: Floats, mask: NDArray[np.uint8], geometry: Geometry,
             continue
         window = np.s_[y : y + height, x : x + width]
         strength = float(anomaly_map[window][labels[window] == region].max())
-        found.append((x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y, strength, 0.0))
+        found.append(
+            (x * scale_x, y * scale_y, (x + width) * scale_x, (y + height) * scale_y, strength, label)
+        )
     return np.array(found, dtype=np.float32).reshape(-1, 6)
 
 
