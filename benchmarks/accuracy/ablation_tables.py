@@ -165,10 +165,11 @@ ABLATIONS: Mapping[str, Ablation] = {
     "exdd_synthesis": Ablation(
         "exdd",
         {
-            **{
-                name: {"synthesis": name}
-                for name in ("mixed", "cutpaste", "perlin", "strokes", "simplex", "gaussian", "planted", "ddpm")
-            },
+            **_one(
+                "exdd",
+                "synthesis",
+                *("mixed", "cutpaste", "perlin", "strokes", "simplex", "gaussian", "planted", "ddpm"),
+            ).variants,
             "ddpm, generated pictures as in the papers": {"synthesis": "ddpm", **_GENERATED},
         },
     ),

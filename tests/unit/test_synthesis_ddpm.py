@@ -217,7 +217,7 @@ def test_what_is_not_widened_does_not_depart():
     model = train_ddpm(pictures, SMALL, seed=0)
     sizes = []
     for widen in ((0, 0), (0.01, 0.01), (0.2, 0.2)):
-        model.config = small(widen=widen)
+        model.config = small(widen=widen, content="pictures")
         drawn = np.stack(model.departures(8, 0, pictures))
         assert (drawn.dtype, drawn.shape) == (np.int16, (8, 16, 16, 3))
         np.testing.assert_array_equal(drawn, model.departures(8, 0, pictures))

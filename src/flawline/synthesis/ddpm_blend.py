@@ -56,8 +56,8 @@ class DDPMConfig(MethodConfig):
         timesteps: T, number of noise levels of the diffusion; its variances grow linearly from 1e-4 to 0.02.
         sampling_steps: number of noise levels that generating visits, evenly spread over all.
         widen: range of s, by which the variance of every reverse step is widened: (1 + s) sigma_t^2.
-        partial: a fixed noise level t, to which normal pictures are noised, to be denoised again; None starts from
-            noise.
+        partial: a fixed noise level t, to which normal pictures are noised, to be denoised again; None, for
+            generated pictures only, starts from noise.
         content: what is put into regions: 'departures', what widening changes of a picture, or 'pictures' (papers).
         pool: number of pictures or departures that are generated for a line.
         opacity: range of d, the share of what was generated inside the mask.
@@ -119,6 +119,14 @@ class DDPMConfig(MethodConfig):
             (
                 self.partial is None or self.partial < self.timesteps,
                 "partial: give null, or a noise level from 1 to timesteps - 1",
+            ),
+            (
+                self.content == "pictures" or self.partial is not None,
+                "partial: departures start from normal pictures; give a noise level from 1 to timesteps - 1",
+            ),
+            (
+                self.content == "pictures" or self.widen[1] > 0,
+                "widen: nothing departs where nothing is widened; give a range that ends above 0",
             ),
             (
                 0 <= self.opacity[0] <= self.opacity[1] <= 1 and self.opacity[1] > 0,
