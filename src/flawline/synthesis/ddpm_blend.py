@@ -89,7 +89,7 @@ class DDPMConfig(MethodConfig):
     opacity: tuple[float, float] = (0.5, 1.0)
     foreground: bool = True
     regions: Literal["perlin", "rectangles"] = "perlin"
-    lines: float = Field(0.4, ge=0, le=1)
+    lines: float = Field(0.7, ge=0, le=1)
     widest: float = Field(6.0, ge=1, le=64)
 
     @property
