@@ -327,6 +327,18 @@ def test_rectangles_are_regions_of_the_size_of_a_pasted_patch():
     assert 0.1 < max(shares) < 0.16
 
 
+def test_lines_are_drawn_as_often_as_asked():
+    departures = [np.full((32, 32, 3), tone, np.int16) for tone in (-40, 40)]
+    thin = []
+    for share in (0.0, 1.0):
+        blend = DDPMBlend(departures, DDPMConfig(lines=share, widest=2, foreground=False))
+        masks = [blend(surface(), np.random.default_rng(seed))[1].astype(np.uint8) for seed in range(12)]
+        pieces = [cv2.connectedComponents(mask, connectivity=8)[0] - 1 for mask in masks]
+        assert (max(pieces) == 1) == (share == 1)
+        thin.append(np.mean([cv2.erode(mask, np.ones((5, 5))).any() for mask in masks]))
+    assert thin[1] < 0.2 < thin[0]
+
+
 def test_a_mixture_trains_each_of_its_models_in_its_share_of_the_budget(tmp_path, monkeypatch):
     asked = []
 
