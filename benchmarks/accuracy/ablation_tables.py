@@ -44,6 +44,7 @@ def _unvaried(detector: str) -> dict[str, object]:
 
 DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "sacd": {
+        "even_scale": False,
         "sacd.synthesis": "mixed",
         "sacd.alpha": 0.2,
         "sacd.depth": 2,
@@ -67,6 +68,7 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         **_STROKES,
     },
     "exdd": {
+        "even_scale": False,
         "positive": "synthetic",
         "synthesis": "mixed",
         "synthetic_count": 100,
