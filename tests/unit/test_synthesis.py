@@ -339,7 +339,10 @@ def test_an_unknown_method_is_named_with_the_known_ones():
         ({"method": "ddpm", "channels": [8]}, r"ddpm\.channels"),
         ({"method": "ddpm", "widen": [0.2, 0.1]}, "widen: give a range"),
         ({"method": "ddpm", "partial": 1000}, "partial: give null"),
-        ({"method": "ddpm", "partial": None}, "partial: departures start from normal pictures; give a noise"),
+        (
+            {"method": "ddpm", "content": "departures", "partial": None},
+            "partial: departures start from normal pictures; give a noise",
+        ),
         ({"method": "ddpm", "widen": [0, 0]}, "widen: nothing departs where nothing is widened"),
         ({"method": "ddpm", "lines": 2}, r"ddpm\.lines"),
         ({"method": "ddpm", "content": "noise"}, r"ddpm\.content"),

@@ -21,7 +21,7 @@ from flawline.synthesis.synthesize import synthesize_line
 from flawline.training import Budget, loop
 
 SMALL = DDPMConfig(side=16, channels=(8, 8), steps=6, batch=2, sampling_steps=4, pool=3)
-PAPERS = {"content": "pictures", "partial": None, "lines": 0.0}
+PAPERS = {"content": "pictures", "partial": None, "widen": (0.1, 0.2), "lines": 0.0}
 
 
 def small(**changes):
@@ -209,6 +209,12 @@ def test_the_blend_changes_exactly_its_mask_and_keeps_grey_pictures_grey(whole, 
         assert np.count_nonzero(mask) >= 12
         assert colour or (result == result[:, :, :1]).all()
         np.testing.assert_array_equal(result, synthesizer(picture, np.random.default_rng(seed))[0])
+
+
+def test_settings_of_earlier_artefacts_mean_what_they_meant():
+    earlier = DDPMConfig.model_validate({"method": "ddpm", "partial": None, "widen": (0.1, 0.2)})
+    assert (earlier.content, earlier.lines) == ("pictures", 0)
+    assert DDPMConfig().content == "departures"
 
 
 def test_what_is_not_widened_does_not_depart():

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,14 @@ class DDPMConfig(MethodConfig):
     def trainings(self) -> int:
         """See `MethodConfig`."""
         return 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_artefacts(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Earlier ones name no content: they blended pictures that started from noise."""
+        if "content" not in content and content.get("partial", 0) is None:
+            return {"content": "pictures", "lines": 0.0, **content}
+        return content
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DDPMConfig":
