@@ -16,6 +16,22 @@ _STROKES: Mapping[str, object] = {
 """What strokes are drawn where nothing is known of a line's defects."""
 
 
+_DEPARTURES: Mapping[str, object] = {
+    "ddpm.content": "departures",
+    "ddpm.partial": 400,
+    "ddpm.widen": [0.02, 0.3],
+    "ddpm.lines": 0.7,
+}
+"""What is made of a diffusion model."""
+_GENERATED: Mapping[str, object] = {
+    "ddpm.content": "pictures",
+    "ddpm.partial": None,
+    "ddpm.widen": [0.1, 0.2],
+    "ddpm.lines": 0.0,
+}
+"""What RealNet makes of one, and so perhaps the paper of `ddpm_ast`."""
+
+
 def _vary(detector: str, **settings: object) -> dict[str, object]:
     """How a detector's training varies good pictures, by places in the recipe."""
     return {f"{detector}.training.vary.{name}": value for name, value in settings.items()}
@@ -28,6 +44,7 @@ def _unvaried(detector: str) -> dict[str, object]:
 
 DEFAULTS: Mapping[str, Mapping[str, object]] = {
     "sacd": {
+        "even_scale": False,
         "sacd.synthesis": "mixed",
         "sacd.alpha": 0.2,
         "sacd.depth": 2,
@@ -38,6 +55,7 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         **_STROKES,
     },
     "ddpm_ast": {
+        "even_scale": False,
         "ddpm_ast.synthesis": "mixed",
         "ddpm_ast.head": True,
         "ddpm_ast.dropout": 0.3,
@@ -45,10 +63,18 @@ DEFAULTS: Mapping[str, Mapping[str, object]] = {
         "ddpm_ast.distance": "relative",
         "ddpm_ast.far": False,
         "ddpm.regions": "perlin",
+        **_DEPARTURES,
         **_unvaried("ddpm_ast"),
         **_STROKES,
     },
-    "exdd": {"positive": "synthetic", "synthesis": "mixed", "synthetic_count": 100, SCORE: "ratio"},
+    "exdd": {
+        "even_scale": False,
+        "positive": "synthetic",
+        "synthesis": "mixed",
+        "synthetic_count": 100,
+        SCORE: "ratio",
+        **_DEPARTURES,
+    },
 }
 """Every setting that is varied of a detector, by its place in the recipe, and its value where it is not."""
 
@@ -113,9 +139,15 @@ ABLATIONS: Mapping[str, Ablation] = {
     "ddpm_ast_parts": Ablation(
         "ddpm_ast",
         {
-            "full: diffusion textures in Perlin regions": _DIFFUSION,
+            "full: departures of a diffusion in Perlin regions and lines": _DIFFUSION,
+            "fewer lines: 40 % instead of 70 %": {**_DIFFUSION, "ddpm.lines": 0.4},
+            "no lines: departures in Perlin regions alone": {**_DIFFUSION, "ddpm.lines": 0.0},
+            "no departures: generated pictures in Perlin regions, as in the papers": {
+                **_DIFFUSION,
+                **_GENERATED,
+            },
             "no diffusion: other textures in Perlin regions": {"ddpm_ast.synthesis": "perlin"},
-            "no Perlin: diffusion textures in rectangles": {**_DIFFUSION, "ddpm.regions": "rectangles"},
+            "no Perlin: departures in rectangles": {**_DIFFUSION, "ddpm.regions": "rectangles"},
             "neither: the mixture of syntheses": {"ddpm_ast.synthesis": "mixed"},
             "the mixture, no dropout in the head": {"ddpm_ast.dropout": 0.0},
             "full, no segmentation head": {**_DIFFUSION, "ddpm_ast.head": False},
@@ -133,10 +165,16 @@ ABLATIONS: Mapping[str, Ablation] = {
             "100, positive bank only": {SCORE: "positive"},
         },
     ),
-    "exdd_synthesis": _one(
+    "exdd_synthesis": Ablation(
         "exdd",
-        "synthesis",
-        *("mixed", "cutpaste", "perlin", "strokes", "simplex", "gaussian", "planted", "ddpm"),
+        {
+            **_one(
+                "exdd",
+                "synthesis",
+                *("mixed", "cutpaste", "perlin", "strokes", "simplex", "gaussian", "planted", "ddpm"),
+            ).variants,
+            "ddpm, generated pictures as in the papers": {"synthesis": "ddpm", **_GENERATED},
+        },
     ),
 }
 """The tables by name."""

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import chdir
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import torch
@@ -34,12 +35,13 @@ KEY = ("detector", "data", "teacher", "seed", "steps", "ddpm_steps", "settings")
 FIGURES = ("image_auroc", "pixel_auroc", "aupro", "recall_at_budget", "false_alarm_rate")
 METHOD_SETTINGS = ("strokes", "simplex", "ddpm")
 """First places of settings that hold wherever these methods of synthesis draw."""
+TEACHER = Recipe().teacher
 DDPM_STEPS = 2
 """Steps of a diffusion model for each step of a student."""
 
 
-def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Recipe:
-    """The default recipe with `settings`, by their places in it, and trainings of so many steps.
+def make_recipe(detector: str, settings: Mapping[str, object], steps: int, teacher: str = TEACHER) -> Recipe:
+    """The default recipe with `settings`, by their places in it, a teacher, and trainings of so many steps.
 
     Settings of METHOD_SETTINGS have their place in the synthesis that the detector learns from.
 
@@ -50,7 +52,7 @@ def make_recipe(detector: str, settings: Mapping[str, object], steps: int) -> Re
     places = {"ddpm.steps": DDPM_STEPS * steps, **settings}
     if detector != MEMORY:
         places[f"{detector}.training.steps"] = steps
-    content: dict[str, Any] = {"name": "ablation"}
+    content: dict[str, Any] = {"name": "ablation", "teacher": teacher}
     for name, value in places.items():
         *sections, field = name.split(".")
         place = content
@@ -98,8 +100,13 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def measure_table(table: str, data: str, seed: int, steps: int, *, again: bool) -> None:
+def measure_table(
+    table: str, data: str, seed: int, steps: int, teacher: str, state: Path, *, again: bool
+) -> None:
     """Measure each variant of a table that RESULTS has not, on one data set with one seed.
+
+    In the empty folder `state` a diffusion model is kept from one variant to the next: they use it in other ways,
+    but train it alike.
 
     Raises:
         FlawlineError: as `fit`, or the data set has no test pictures.
@@ -110,15 +117,17 @@ def measure_table(table: str, data: str, seed: int, steps: int, *, again: bool) 
     check_test(dataset)
     done = [] if again else rows_done(RESULTS)
     options = ["--data", data, "--seeds", str(seed), "--steps", str(steps)]
+    options += [] if teacher == TEACHER else ["--teacher", teacher]
     command = shlex.join(["python", "benchmarks/accuracy/ablations.py", table, *options])
     for name, variant in ABLATIONS[table].variants.items():
         settings = all_settings(detector, variant)
-        recipe = make_recipe(detector, settings, steps)
+        recipe = make_recipe(detector, settings, steps, teacher)
         row = identity(detector, dataset.name, teacher_field(recipe), seed, settings, steps)
         if row in done:
             continue
         print(f"{table}: {name}, {dataset.name}, seed {seed}", flush=True)
-        fitted = fit(detector, dataset, recipe, seed=seed)
+        fitted = fit(detector, dataset, recipe, seed=seed, checkpoint=state)
+        (state / f"{detector}.safetensors").unlink(missing_ok=True)  # the next student is another
         if settings.get(SCORE) == "positive":
             fitted = by_positive_bank(fitted, dataset)
         row |= figures(evaluate(fitted, dataset.test))
@@ -140,6 +149,7 @@ def main(
     steps: Annotated[
         int, typer.Option(min=1, help=f"Of a student; a diffusion model takes {DDPM_STEPS} times as many.")
     ] = 1000,
+    teacher: Annotated[str, typer.Option(help="Teacher, as in a recipe.")] = TEACHER,
     again: Annotated[bool, typer.Option("--again", help="Measure rows again that are there.")] = False,
 ) -> None:
     """Measure what is missing of a table; relative folders lie below the repository root."""
@@ -149,7 +159,8 @@ def main(
         with chdir(ROOT):
             for spec in data.split(";") if data else real_sets(data_root):
                 for seed in map(int, seeds.split(",")):
-                    measure_table(table, spec, seed, steps, again=again)
+                    with TemporaryDirectory() as state:
+                        measure_table(table, spec, seed, steps, teacher, Path(state), again=again)
     except FlawlineError as error:
         sys.exit(str(error))
 

@@ -18,7 +18,7 @@ from flawline.recipe import Recipe, read_recipe
 from flawline.synthesis import MIN_PIXELS, Material, MethodConfig, read_synthesis
 from flawline.synthesis.cutpaste import paste, patch_size, scar_size
 from flawline.synthesis.mixed import Mixed
-from flawline.synthesis.perlin import perlin_mask, perlin_noise
+from flawline.synthesis.perlin import perlin_line, perlin_mask, perlin_noise
 from flawline.synthesis.synthesize import synthesize_line, write_synthetic
 from flawline.synthesis.visibility import texture_deviation, visibility
 
@@ -146,6 +146,22 @@ def test_perlin_masks_have_varied_plausible_areas():
     assert np.quantile(areas, 0.98) < 0.35
     assert (pieces <= 3).mean() > 0.1  # coarse grids: few large regions
     assert (pieces >= 30).mean() > 0.1  # fine grids: many specks
+
+
+@pytest.mark.parametrize(("side", "widest"), [(128, 2), (128, 6), (512, 6)])
+def test_perlin_lines_are_one_piece_and_no_wider_than_asked(side, widest):
+    rng = np.random.default_rng(0)
+    widths, lengths = [], []
+    for _ in range(60):
+        line = perlin_line(side, side, widest, rng).astype(np.uint8)
+        assert cv2.connectedComponents(line, connectivity=8)[0] == 2
+        inside = cv2.distanceTransform(np.pad(line, 1), cv2.DIST_L2, 5)
+        widths.append(2 * np.median(inside[inside > 0]))
+        lengths.append(max(cv2.boundingRect(line)[2:]))
+    unit = max(1, side / 256)
+    assert np.quantile(widths, 0.9) <= 1 + widest * unit
+    assert np.quantile(lengths, 0.9) > side / 4, "some are long"
+    assert np.median(lengths) > 2 * np.median(widths), "most are thin"
 
 
 def test_perlin_takes_its_material_from_the_sources():
@@ -323,6 +339,13 @@ def test_an_unknown_method_is_named_with_the_known_ones():
         ({"method": "ddpm", "channels": [8]}, r"ddpm\.channels"),
         ({"method": "ddpm", "widen": [0.2, 0.1]}, "widen: give a range"),
         ({"method": "ddpm", "partial": 1000}, "partial: give null"),
+        (
+            {"method": "ddpm", "content": "departures", "partial": None},
+            "partial: departures start from normal pictures; give a noise",
+        ),
+        ({"method": "ddpm", "widen": [0, 0]}, "widen: nothing departs where nothing is widened"),
+        ({"method": "ddpm", "lines": 2}, r"ddpm\.lines"),
+        ({"method": "ddpm", "content": "noise"}, r"ddpm\.content"),
         ({"method": "ddpm", "opacity": [0, 2]}, "opacity: give a range"),
         ({"method": "ddpm", "sampling_steps": 1001}, "sampling_steps: give 2 to timesteps"),
         ({"method": "ddpm", "steps": "many"}, r"ddpm\.steps"),

@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from flawline.synthesis.synthesize import synthesize_line
 from flawline.training import Budget, loop
 
 SMALL = DDPMConfig(side=16, channels=(8, 8), steps=6, batch=2, sampling_steps=4, pool=3)
+PAPERS = {"content": "pictures", "partial": None, "widen": (0.1, 0.2), "lines": 0.0}
 
 
 def small(**changes):
@@ -57,7 +59,8 @@ def test_training_goes_on_where_it_stopped_to_the_same_weights(tmp_path, monkeyp
         np.testing.assert_array_equal(value, weights(resumed)[name], err_msg=name)
     again = train_ddpm(stripes(), SMALL, seed=3, checkpoint=path, progress=done.append)
     assert len(done) == 3, "a finished training is not repeated"
-    for one, other in zip(whole.generate(3, 0), again.generate(3, 0), strict=True):
+    drawn = (model.departures(3, 0, stripes()) for model in (whole, again))
+    for one, other in zip(*drawn, strict=True):
         np.testing.assert_array_equal(one, other)
     assert not list(tmp_path.rglob("*.tmp"))
 
@@ -76,7 +79,9 @@ def test_a_budget_of_time_ends_training_for_good(tmp_path):
 
 def test_training_learns_the_texture():
     """Generated stripes run down the picture, as those of the line do, with their brightness and contrast."""
-    config = DDPMConfig(side=16, channels=(8, 16), steps=150, batch=8, sampling_steps=20, learning_rate=5e-3)
+    config = DDPMConfig(
+        side=16, channels=(8, 16), steps=150, batch=8, sampling_steps=20, learning_rate=5e-3, **PAPERS
+    )
     pictures = stripes()
     made = np.stack(train_ddpm(pictures, config, seed=0).generate(8, 0)).astype(float)
     real = np.stack(pictures).astype(float)
@@ -117,7 +122,7 @@ def test_widening_scales_the_variance_of_every_step_but_the_last():
 
 
 def test_one_widening_is_kept_along_a_chain_and_drawn_anew_for_each_batch(monkeypatch):
-    model, seen = train_ddpm(stripes(), SMALL, seed=0), []
+    model, seen = train_ddpm(stripes(), small(**PAPERS), seed=0), []
 
     def watched(*arguments):
         seen.append(arguments[5])
@@ -142,7 +147,7 @@ def test_partial_diffusion_stays_near_the_pictures_it_starts_from():
 @pytest.mark.parametrize("colour", [False, True])
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_saved_model_generates_the_same(tmp_path, colour, whole):
-    config = small(whole=whole)
+    config = small(whole=whole, **PAPERS)
     model = train_ddpm(stripes(colour=colour), config, seed=0)
     model.save(tmp_path / "model")
     made, again = model.generate(3, 1), DDPM.load(tmp_path / "model").generate(3, 1)
@@ -189,18 +194,61 @@ def surface(height=96, width=130, colour=False, seed=0):
     return np.clip(np.broadcast_to(tones, (height, width, 3)), 0, 255).astype(np.uint8)
 
 
+@pytest.mark.parametrize("content", ["departures", "pictures"])
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("colour", [False, True])
-def test_the_blend_changes_exactly_its_mask_and_keeps_grey_pictures_grey(whole, colour):
+def test_the_blend_changes_exactly_its_mask_and_keeps_grey_pictures_grey(whole, colour, content):
     picture = surface(colour=colour)
     textures = [surface(32, 32, colour=True, seed=seed) for seed in range(3)]
-    synthesizer = DDPMBlend(textures, DDPMConfig(whole=whole))
+    if content == "departures":
+        textures = [texture.astype(np.int16) - 80 for texture in textures]
+    synthesizer = DDPMBlend(textures, DDPMConfig(whole=whole, content=content))
     for seed in range(15):
         result, mask = synthesizer(picture, np.random.default_rng(seed))
         np.testing.assert_array_equal(mask, (result != picture).any(axis=2))
         assert np.count_nonzero(mask) >= 12
         assert colour or (result == result[:, :, :1]).all()
         np.testing.assert_array_equal(result, synthesizer(picture, np.random.default_rng(seed))[0])
+
+
+def test_settings_of_earlier_artefacts_mean_what_they_meant():
+    earlier = DDPMConfig.model_validate({"method": "ddpm", "partial": None, "widen": (0.1, 0.2)})
+    assert (earlier.content, earlier.lines) == ("pictures", 0)
+    assert DDPMConfig().content == "departures"
+
+
+def test_what_is_not_widened_does_not_depart():
+    """With s = 0 both chains are one; the more s, the further they part."""
+    pictures = stripes()
+    model = train_ddpm(pictures, SMALL, seed=0)
+    sizes = []
+    for widen in ((0, 0), (0.01, 0.01), (0.2, 0.2)):
+        model.config = small(widen=widen, content="pictures")
+        drawn = np.stack(model.departures(8, 0, pictures))
+        assert (drawn.dtype, drawn.shape) == (np.int16, (8, 16, 16, 3))
+        np.testing.assert_array_equal(drawn, model.departures(8, 0, pictures))
+        sizes.append(np.abs(drawn).mean())
+    assert sizes[0] == 0
+    assert 1 < sizes[1] < sizes[2] / 2
+
+
+def test_the_place_keeps_its_grain():
+    """Fine detail of the changed place is that of the place, not other detail of the same strength."""
+    pictures = stripes(8, 64)
+    model = train_ddpm(pictures, small(side=32, steps=60), seed=0)
+    blend = DDPMBlend(
+        model.departures(8, 0, pictures),
+        DDPMConfig(side=32, opacity=(1, 1), regions="rectangles", foreground=False),
+    )
+    for seed in range(10):
+        result, mask = blend(pictures[seed % 8], np.random.default_rng(seed))
+        rows, columns = (slice(each.min(), each.max() + 1) for each in np.nonzero(mask))
+        before, after = (
+            each[rows, columns, 0].astype(float) - cv2.blur(each[rows, columns, 0].astype(float), (5, 5))
+            for each in (pictures[seed % 8], result)
+        )
+        assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.8
+        assert 0.7 < after.std() / before.std() < 1.5
 
 
 def test_the_blend_shows_a_piece_of_the_texture_at_its_brightness_with_the_opacity_asked_for():
@@ -211,12 +259,14 @@ def test_the_blend_shows_a_piece_of_the_texture_at_its_brightness_with_the_opaci
     gain = picture.mean() / texture.mean()
     opacities = []
     for seed in range(30):
-        result, mask = DDPMBlend([texture], DDPMConfig(opacity=(1, 1)))(picture, np.random.default_rng(seed))
+        result, mask = DDPMBlend([texture], DDPMConfig(opacity=(1, 1), **PAPERS))(
+            picture, np.random.default_rng(seed)
+        )
         rows, columns = np.nonzero(mask)
         shown = result[mask].astype(float)
         assert np.ptp(shown[:, 0] - gain * rows) <= 1.5
         assert np.ptp(shown[:, 1] - gain * columns) <= 1.5
-        result, mask = DDPMBlend([np.full((9, 9, 3), [200, 0, 0], np.uint8)], DDPMConfig())(
+        result, mask = DDPMBlend([np.full((9, 9, 3), [200, 0, 0], np.uint8)], DDPMConfig(**PAPERS))(
             picture, np.random.default_rng(seed)
         )
         opacities.append(1 - result[mask][0, 1] / picture[0, 0, 1])
@@ -230,7 +280,9 @@ def test_a_texture_smaller_than_the_region_is_mirrored_on():
     wide = np.tile(np.concatenate([texture, texture[::-1]]), (40, 1, 1))
     wide = np.tile(np.concatenate([wide, wide[:, ::-1]], axis=1), (1, 40, 1))
     for seed in range(5):
-        result, mask = DDPMBlend([texture], DDPMConfig(opacity=(1, 1)))(picture, np.random.default_rng(seed))
+        result, mask = DDPMBlend([texture], DDPMConfig(opacity=(1, 1), **PAPERS))(
+            picture, np.random.default_rng(seed)
+        )
         rows, columns = np.nonzero(mask)
         offsets = [
             (top, left)
@@ -281,6 +333,18 @@ def test_rectangles_are_regions_of_the_size_of_a_pasted_patch():
     assert 0.1 < max(shares) < 0.16
 
 
+def test_lines_are_drawn_as_often_as_asked():
+    departures = [np.full((32, 32, 3), tone, np.int16) for tone in (-40, 40)]
+    thin = []
+    for share in (0.0, 1.0):
+        blend = DDPMBlend(departures, DDPMConfig(lines=share, widest=2, foreground=False))
+        masks = [blend(surface(), np.random.default_rng(seed))[1].astype(np.uint8) for seed in range(12)]
+        pieces = [cv2.connectedComponents(mask, connectivity=8)[0] - 1 for mask in masks]
+        assert (max(pieces) == 1) == (share == 1)
+        thin.append(np.mean([cv2.erode(mask, np.ones((5, 5))).any() for mask in masks]))
+    assert thin[1] < 0.2 < thin[0]
+
+
 def test_a_mixture_trains_each_of_its_models_in_its_share_of_the_budget(tmp_path, monkeypatch):
     asked = []
 
@@ -322,8 +386,6 @@ def test_pictures_generated_under_other_settings_are_not_taken_for_these(tmp_pat
 
 @pytest.fixture
 def line(tmp_path):
-    import cv2
-
     samples = []
     for number, picture in enumerate(stripes(4, 64)):
         path = tmp_path / "line" / "good" / f"{number}.png"
@@ -348,11 +410,12 @@ def test_a_line_is_learnt_once_and_its_pictures_go_on(line, tmp_path, monkeypatc
     assert files(out) == files(whole)
     assert len(files(out / "masks")) == 4
     assert json.loads((out / "synthetic.json").read_text())["settings"]["side"] == 16
-    pool = load_file(out / "ddpm" / "pool.safetensors")["pictures"]
-    np.testing.assert_array_equal(pool, DDPM.load(out / "ddpm").generate(3, 1))
+    pool = load_file(out / "ddpm" / "pool.safetensors")["departures"]
+    pictures = [sample.read_image() for sample in line.train_normals]
+    np.testing.assert_array_equal(pool, DDPM.load(out / "ddpm").departures(3, 1, pictures))
     (out / "ddpm" / "pool.safetensors").write_bytes(b"half")
     synthesize_line(line, SMALL, 5, out, seed=1)
-    np.testing.assert_array_equal(pool, load_file(out / "ddpm" / "pool.safetensors")["pictures"])
+    np.testing.assert_array_equal(pool, load_file(out / "ddpm" / "pool.safetensors")["departures"])
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pool.safetensors"])

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from flawline.errors import DataError
 from flawline.scoring.picture import Pixels
+
+Values = TypeVar("Values", bound=NDArray[Any])
+"""An array of some type."""
 
 Mask = NDArray[np.bool_]
 """BOOL [H, W], True on defective pixels."""
@@ -47,13 +50,13 @@ def to_pixels(values: NDArray[np.float32]) -> Pixels:
     return cast(Pixels, np.rint(np.clip(values, 0, 255)).astype(np.uint8))
 
 
-def resized(picture: Pixels, height: int, width: int) -> Pixels:
-    """Bring UINT8 [h, w, 3] to UINT8 [height, width, 3]: averaged when it shrinks, cubic when it grows."""
+def resized(picture: Values, height: int, width: int) -> Values:
+    """Bring [h, w, 3] to [height, width, 3]: averaged when it shrinks, cubic when it grows."""
     if picture.shape[:2] == (height, width):
         return picture
     shrinks = max(height, width) < max(picture.shape[:2])
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cast(Pixels, cv2.resize(picture, (width, height), interpolation=interpolation))
+    return cast(Values, cv2.resize(picture, (width, height), interpolation=interpolation))
 
 
 def draw_source(sources: Sources, picture: Pixels, rng: np.random.Generator) -> Pixels:

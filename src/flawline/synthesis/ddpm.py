@@ -7,7 +7,7 @@ ones without being among them, which `flawline.synthesis.ddpm_blend` puts into P
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ from flawline.scoring.picture import Pixels
 from flawline.synthesis.base import to_pixels
 from flawline.synthesis.ddpm_blend import DDPMConfig
 from flawline.synthesis.ddpm_data import Crops, Scale
-from flawline.synthesis.reverse import reverse, visited
+from flawline.synthesis.perlin import square_noise
+from flawline.synthesis.reverse import departure, reverse, visited
 from flawline.training import Training, TrainingState, train
 from flawline.training.state import save_tensors
 
@@ -90,35 +92,96 @@ class DDPM:
             DataError: a picture of another form, or smaller than `side`.
 
         """
-        config = self.config
+        made: list[Pixels] = []
+        for rng, generator, sample in self._starts(count, seed, pictures):
+            extent = self.scale.extent(sample.device)
+            widen = rng.uniform(*self.config.widen)
+            values = reverse(self._predict, sample, self._levels, self.alphas, extent, widen, generator)
+            grey_levels = self.scale.grey_levels(self._cut(values)).expand(-1, 3, -1, -1)
+            made += [to_pixels(value) for value in grey_levels.permute(0, 2, 3, 1).cpu().numpy()]
+            if progress is not None:
+                progress(len(made) / count)
+        return made
+
+    @torch.inference_mode()
+    def departures(
+        self,
+        count: int,
+        seed: int,
+        pictures: Sequence[Pixels] | None = None,
+        progress: Progress | None = None,
+    ) -> list[NDArray[np.int16]]:
+        """Tell how widening changes normal pictures, see `flawline.synthesis.reverse.departure`.
+
+        s is drawn anew for each of them, and so is w: Perlin noise of 2^k cells per axis, k uniform in 0..5, and a
+        normal constant, as often finer or coarser, and as much of one tone as of many.
+
+        Args:
+            count: see `generate`.
+            seed: see `generate`.
+            pictures: see `generate`.
+            progress: see `generate`.
+
+        Returns:
+            INT16 [side, side, 3] each, grey levels to add, -255 to 255.
+
+        Raises:
+            FlawlineError: as `generate`.
+
+        """
+        made: list[NDArray[np.int16]] = []
+        for rng, generator, sample in self._starts(count, seed, pictures):
+            fields = np.stack([_field(sample.shape[-1], rng) for _ in sample])[:, None]
+            values = departure(
+                self._predict,
+                sample,
+                self._levels,
+                self.alphas,
+                self.scale.extent(sample.device),
+                torch.from_numpy(rng.uniform(*self.config.widen, (len(sample), 1, 1, 1))).to(sample),
+                torch.from_numpy(fields).to(sample),
+                generator,
+            )
+            grey_levels = (self._cut(values) * self.scale.deviation).round().expand(-1, 3, -1, -1)
+            made += list(grey_levels.permute(0, 2, 3, 1).cpu().numpy().astype(np.int16))
+            if progress is not None:
+                progress(len(made) / count)
+        return made
+
+    @property
+    def _levels(self) -> list[int]:
+        top = self.config.timesteps - 1 if self.config.partial is None else self.config.partial
+        return visited(top, self.config.sampling_steps)
+
+    @property
+    def _margin(self) -> int:
+        """The network sees nothing beyond the rim and leaves it noisy: crops are made wider and cut."""
+        return 0 if self.config.whole else self.config.coarsest
+
+    def _cut(self, values: Tensor) -> Tensor:
+        end = self._margin + self.config.side
+        return values[..., self._margin : end, self._margin : end]
+
+    def _starts(
+        self, count: int, seed: int, pictures: Sequence[Pixels] | None
+    ) -> Iterator[tuple[np.random.Generator, torch.Generator, Tensor]]:
+        """Batch by batch: what draws at random, and where reverse chains start, FP32 [B, C, S, S]."""
+        config, margin = self.config, self._margin
         if config.partial is not None and not pictures:
             msg = "partial diffusion starts from normal pictures; give some, or set partial to null"
             raise RecipeError(msg)
         crops = Crops(pictures or (), config)
-        # The network sees nothing beyond the rim and leaves it noisy: crops are made wider and cut.
-        margin = 0 if config.whole else config.coarsest
         side = config.side + 2 * margin
-        top = config.timesteps - 1 if config.partial is None else config.partial
-        made: list[Pixels] = []
         for number in range(-(-count // config.batch)):
             rng = np.random.default_rng([seed, number])
             generator = _generator(rng)
-            shape = (min(config.batch, count - len(made)), len(self.scale.mean), side, side)
+            shape = (min(config.batch, count - number * config.batch), len(self.scale.mean), side, side)
             sample = torch.randn(shape, generator=generator).to(self.alphas.device)
             if config.partial is not None:
-                signal = self.alphas[top]
+                signal = self.alphas[config.partial]
                 normal = F.pad(crops.draw(len(sample), rng), (margin,) * 4, mode="reflect").to(sample.device)
                 sample = signal.sqrt() * self.scale.standardised(normal) + (1 - signal).sqrt() * sample
-            widen = rng.uniform(*config.widen)
-            levels = visited(top, config.sampling_steps)
-            extent = self.scale.extent(sample.device)
-            values = reverse(self._predict, sample, levels, self.alphas, extent, widen, generator)
-            values = values[..., margin : side - margin, margin : side - margin]
-            grey_levels = self.scale.grey_levels(values).expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
-            made += [to_pixels(value) for value in grey_levels.cpu().numpy()]
-            if progress is not None:
-                progress(len(made) / count)
-        return made
+            yield rng, generator, sample
 
     def _predict(self, sample: Tensor, level: int) -> Tensor:
         levels = torch.full((len(sample),), level, device=sample.device)
@@ -281,6 +344,12 @@ def _alphas(config: DDPMConfig) -> Tensor:
     """Share of signal left at each noise level, FP32 [T]."""
     scheduler: Any = DDPMScheduler(num_train_timesteps=config.timesteps, beta_schedule="linear")
     return cast(Tensor, scheduler.alphas_cumprod)
+
+
+def _field(side: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Smooth noise about a constant of its own, FP32 [side, side]; its mean square is about 1."""
+    noise = square_noise(side, side, 6, rng)
+    return cast(NDArray[np.float32], (noise / noise.std() + np.float32(rng.normal())) / np.float32(2**0.5))
 
 
 def _generator(rng: np.random.Generator) -> torch.Generator:

@@ -1,9 +1,9 @@
-"""Pictures from a widened diffusion, blended into Perlin regions (papers: DDPM + student, RealNet)."""
+"""What a widened diffusion makes of normal pictures, put into Perlin regions (papers: DDPM + student, RealNet)."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +23,21 @@ from flawline.synthesis.base import (
     is_grey,
     resized,
     to_pixels,
-    without_colour,
 )
 from flawline.synthesis.cutpaste import patch_size
 from flawline.synthesis.foreground import foreground
 from flawline.synthesis.method import Material, MethodConfig
-from flawline.synthesis.perlin import perlin_mask
+from flawline.synthesis.perlin import perlin_line, perlin_mask
 from flawline.synthesis.visibility import until_visible
 from flawline.training import MOST_STEPS, Training
 
 _FOLDER = "ddpm"
 _CHECKPOINT = "checkpoint.safetensors"
-_BLENDING = {"opacity", "foreground", "regions"}
-"""Settings that leave the generated pictures as they are."""
+_BLENDING = {"opacity", "foreground", "regions", "lines", "widest"}
+"""Settings that leave what is generated as it is."""
+
+Generated = Sequence[Pixels | NDArray[np.int16]]
+"""Pictures, UINT8 [h, w, 3] each, or departures from normal ones in grey levels, INT16 [h, w, 3] each."""
 
 
 class DDPMConfig(MethodConfig):
@@ -54,11 +56,15 @@ class DDPMConfig(MethodConfig):
         timesteps: T, number of noise levels of the diffusion; its variances grow linearly from 1e-4 to 0.02.
         sampling_steps: number of noise levels that generating visits, evenly spread over all.
         widen: range of s, by which the variance of every reverse step is widened: (1 + s) sigma_t^2.
-        partial: None, or a fixed noise level t: pictures are then normal ones noised to t and denoised.
-        pool: number of pictures that are generated for a line.
-        opacity: range of d, the share of the generated picture inside the mask.
+        partial: a fixed noise level t, to which normal pictures are noised, to be denoised again; None, for
+            generated pictures only, starts from noise.
+        content: what is put into regions: 'departures', what widening changes of a picture, or 'pictures' (papers).
+        pool: number of pictures or departures that are generated for a line.
+        opacity: range of d, the share of what was generated inside the mask.
         foreground: keep defects on the object, where one can be told from its background.
-        regions: where the generated picture is blended in, turned 'perlin' noise or 'rectangles'.
+        regions: where defects are, turned 'perlin' noise or 'rectangles'.
+        lines: share of the Perlin regions that are thin lines, at which the noise has one level (papers: none).
+        widest: greatest width of these lines in pixels, at a side of 256.
 
     """
 
@@ -76,12 +82,15 @@ class DDPMConfig(MethodConfig):
     ema: float = Field(0.995, ge=0, lt=1)
     timesteps: int = Field(1000, ge=2, le=10_000)
     sampling_steps: int = Field(20, ge=2, le=10_000)
-    widen: tuple[float, float] = (0.1, 0.2)
-    partial: int | None = Field(None, ge=1, le=10_000)
+    widen: tuple[float, float] = (0.02, 0.3)
+    partial: int | None = Field(400, ge=1, le=10_000)
+    content: Literal["departures", "pictures"] = "departures"
     pool: int = Field(64, ge=1, le=100_000)
     opacity: tuple[float, float] = (0.5, 1.0)
     foreground: bool = True
     regions: Literal["perlin", "rectangles"] = "perlin"
+    lines: float = Field(0.7, ge=0, le=1)
+    widest: float = Field(6.0, ge=1, le=64)
 
     @property
     def coarsest(self) -> int:
@@ -92,6 +101,14 @@ class DDPMConfig(MethodConfig):
     def trainings(self) -> int:
         """See `MethodConfig`."""
         return 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_artefacts(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Earlier ones name no content: they blended pictures that started from noise."""
+        if "content" not in content and content.get("partial", 0) is None:
+            return {"content": "pictures", "lines": 0.0, **content}
+        return content
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DDPMConfig":
@@ -112,6 +129,14 @@ class DDPMConfig(MethodConfig):
                 "partial: give null, or a noise level from 1 to timesteps - 1",
             ),
             (
+                self.content == "pictures" or self.partial is not None,
+                "partial: departures start from normal pictures; give a noise level from 1 to timesteps - 1",
+            ),
+            (
+                self.content == "pictures" or self.widen[1] > 0,
+                "widen: nothing departs where nothing is widened; give a range that ends above 0",
+            ),
+            (
                 0 <= self.opacity[0] <= self.opacity[1] <= 1 and self.opacity[1] > 0,
                 "opacity: give a range within 0 to 1, lower end first, that ends above 0",
             ),
@@ -121,9 +146,9 @@ class DDPMConfig(MethodConfig):
         return self
 
     def prepare(self, material: Material) -> "DDPMBlend":
-        """See `MethodConfig`; trains the model, or goes on with it, and generates its pictures.
+        """See `MethodConfig`; trains the model, or goes on with it, and generates the pool.
 
-        In `material.checkpoint` the folder `ddpm` keeps the state of training, the model and the pictures.
+        In `material.checkpoint` the folder `ddpm` keeps the state of training, the model and the pool.
 
         Raises:
             FlawlineError: as `flawline.synthesis.ddpm.train_ddpm`.
@@ -132,8 +157,8 @@ class DDPMConfig(MethodConfig):
         return DDPMBlend(generated(self, material), self, material.min_pixels)
 
 
-def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
-    """Train, save the model, generate: UINT8 [side, side, 3] each; read from the checkpoint's folder where there.
+def generated(config: DDPMConfig, material: Material) -> Generated:
+    """Train, save the model, generate: [side, side, 3] each; read from the checkpoint's folder where there.
 
     Raises:
         FlawlineError: as `flawline.synthesis.ddpm.train_ddpm`.
@@ -160,7 +185,7 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
                 found = file.metadata()
                 if found["made_from"] == identity:
                     material.budget.spend(Training(**json.loads(found["training"])))
-                    return list(file.get_tensor("pictures"))
+                    return list(file.get_tensor(config.content))
         except (OSError, KeyError, TypeError, SafetensorError):
             pass  # the model is there to generate them again
     with bar() as shown:
@@ -176,7 +201,8 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
         )
         material.budget.spend(model.training)
         task = shown.add_task("drawing from the diffusion model", total=1.0)
-        textures = model.generate(
+        draw = model.departures if config.content == "departures" else model.generate
+        textures = draw(
             config.pool, material.seed, pictures, progress=lambda done: shown.update(task, completed=done)
         )
     if folder is not None and pool is not None:
@@ -185,20 +211,24 @@ def generated(config: DDPMConfig, material: Material) -> Sequence[Pixels]:
             training = cast(Training, model.training)  # it was trained here
             kept = replace(training, seconds_before=training.seconds, losses=())
             told = {"made_from": identity, "training": json.dumps(asdict(kept))}
-            save_file({"pictures": np.stack(textures)}, temporary, told)
+            save_file({config.content: np.stack(textures)}, temporary, told)
     return textures
 
 
 class DDPMBlend:
-    """Blends a generated picture into the normal one: x_syn = (1-M) x + M (d x_gen + (1-d) x), d ~ U(0.5, 1).
+    """Puts what was generated into a region M of the normal picture, with d ~ U(0.5, 1) by default.
 
-    M is a turned Perlin region or a rectangle, times the object where one can be told from its ground. The
-    generated picture is brought to the brightness of the normal one. With `whole` it shows all of an item and is
-    resized to the normal one; otherwise it is a crop, of which a random place is taken, and which its mirror image
-    continues where it ends.
+    - Of departures: x_syn = x + M d (x_wide - x_plain). The place keeps its own grain, light and sharpness, so that
+      nothing is to be learnt but the departure.
+    - Of pictures (papers): x_syn = (1-M) x + M (d x_gen + (1-d) x), with x_gen brought to the brightness of x.
+
+    M is a turned Perlin region, a thin line of Perlin noise, or a rectangle, times the object where one can be told
+    from its ground. With `whole` what was generated shows all of an item and is resized to the normal picture;
+    otherwise it is a crop, of which a random place is taken, and which its mirror image continues where it ends.
 
     Args:
-        textures: generated pictures, at least one, UINT8 [h, w, 3] of any sizes.
+        textures: what was generated, at least one, [h, w, 3] of any sizes: INT16 where `config.content` are
+            departures, UINT8 where they are pictures.
         config: settings.
         min_pixels: fewest pixels of a defect.
 
@@ -207,19 +237,18 @@ class DDPMBlend:
 
     """
 
-    def __init__(self, textures: Sequence[Pixels], config: DDPMConfig, min_pixels: int = MIN_PIXELS) -> None:
+    def __init__(self, textures: Generated, config: DDPMConfig, min_pixels: int = MIN_PIXELS) -> None:
         if not len(textures):
-            msg = "there is no generated picture to blend in; generate some with DDPM.generate"
+            msg = "there is nothing generated to put into pictures; make some with DDPM.departures or DDPM.generate"
             raise RecipeError(msg)
         self.textures, self.config, self.min_pixels = textures, config, min_pixels
-        self.region = perlin_mask if config.regions == "perlin" else rectangle_mask
 
     def __call__(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
         """See `Synthesizer`."""
         return until_visible(self._draw, picture, rng, self.min_pixels)
 
     def _draw(self, picture: Pixels, rng: np.random.Generator) -> tuple[Pixels, Mask]:
-        mask = self.region(picture.shape[0], picture.shape[1], rng)
+        mask = self._region(picture.shape[0], picture.shape[1], rng)
         if self.config.foreground:
             mask &= foreground(picture)
         if not mask.any():
@@ -227,16 +256,25 @@ class DDPMBlend:
         texture = self.textures[rng.integers(len(self.textures))]
         y, x = np.nonzero(mask)
         if self.config.whole:
-            generated = resized(texture, picture.shape[0], picture.shape[1])[y, x]
+            drawn = resized(texture, picture.shape[0], picture.shape[1])[y, x]
         else:
-            generated = texture[_mirrored(y, texture.shape[0], rng), _mirrored(x, texture.shape[1], rng)]
+            drawn = texture[_mirrored(y, texture.shape[0], rng), _mirrored(x, texture.shape[1], rng)]
+        change = drawn.astype(np.float32)
         if is_grey(picture):
-            generated = without_colour(generated[None])[0]
-        gain = picture.mean() / max(float(texture.mean()), 1.0)
+            change = np.repeat(change.mean(axis=1, keepdims=True).round(), 3, axis=1)
         opacity = np.float32(rng.uniform(*self.config.opacity))
         before = picture[y, x].astype(np.float32)
-        shown = np.minimum(generated * np.float32(gain), 255)
-        return fill(picture, to_pixels(before + opacity * (shown - before)), mask)
+        if self.config.content == "pictures":
+            gain = picture.mean() / max(float(texture.mean()), 1.0)
+            change = np.minimum(change * np.float32(gain), 255) - before
+        return fill(picture, to_pixels(before + opacity * change), mask)
+
+    def _region(self, height: int, width: int, rng: np.random.Generator) -> Mask:
+        if self.config.regions == "rectangles":
+            return rectangle_mask(height, width, rng)
+        if rng.random() < self.config.lines:
+            return perlin_line(height, width, self.config.widest, rng)
+        return perlin_mask(height, width, rng)
 
 
 def rectangle_mask(height: int, width: int, rng: np.random.Generator) -> Mask:

@@ -78,12 +78,52 @@ def perlin_mask(height: int, width: int, rng: np.random.Generator) -> Mask:
     """
     while True:
         cells_y, cells_x = (min(2 ** int(rng.integers(6)), max(1, side // 2)) for side in (height, width))
-        noise = perlin_noise(height, width, cells_y, cells_x, rng)
-        turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-90, 90), 1)
-        turned = cv2.warpAffine(noise, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
-        mask = turned > _THRESHOLD
+        mask = _turned(perlin_noise(height, width, cells_y, cells_x, rng), rng) > _THRESHOLD
         if mask.any():
             return mask
+
+
+def perlin_line(height: int, width: int, widest: float, rng: np.random.Generator) -> Mask:
+    """Draw a thin region: a piece of a line along which turned Perlin noise n keeps one level c.
+
+    To first order a pixel is |n - c| / |grad n| away from that line. The noise has 2^k cells per axis with k
+    uniform in 0..3, c is uniform in +-0.3, and a second noise, of k in 0..2, breaks the line where it is low.
+
+    Args:
+        height: of the picture, from 2 pixels on.
+        width: of the picture, from 2 pixels on.
+        widest: greatest width of the line at a side of 256, in pixels, from 1 on; its logarithm is uniform from 0.
+        rng: source of all randomness.
+
+    Returns:
+        BOOL [height, width], one connected piece, which may be of any length.
+
+    """
+    scale = unit(np.empty((height, width)))
+    while True:
+        noise = _turned(square_noise(height, width, 4, rng), rng)
+        slope = np.hypot(*np.gradient(noise)) + np.float32(1e-4)
+        across = scale * np.exp(rng.uniform(0, np.log(widest)))
+        line = np.abs(noise - rng.uniform(-0.3, 0.3)) < slope * across / 2
+        line &= square_noise(height, width, 3, rng) > rng.uniform(-0.2, 0.3)
+        if line.any():
+            _, pieces = cv2.connectedComponents(line.astype(np.uint8), connectivity=8)
+            return cast(Mask, pieces == rng.choice(pieces[line]))
+
+
+def square_noise(height: int, width: int, kinds: int, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw `perlin_noise` of 2^k cells on both axes, k uniform below `kinds`: FP32 [height, width]."""
+    cells = 2 ** int(rng.integers(kinds))
+    return perlin_noise(height, width, min(cells, height // 2), min(cells, width // 2), rng)
+
+
+def _turned(noise: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Turn noise by U(-90, 90) degrees; its mirror image fills the corners."""
+    height, width = noise.shape
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-90, 90), 1)
+    return cast(
+        NDArray[np.float32], cv2.warpAffine(noise, turn, (width, height), borderMode=cv2.BORDER_REFLECT)
+    )
 
 
 class PerlinConfig(MethodConfig):

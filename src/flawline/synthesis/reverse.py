@@ -82,3 +82,47 @@ def reverse(
         fresh = torch.randn(sample.shape, generator=generator).to(sample.device)
         sample = widened_step(sample, predict(sample, level), level, after, alphas, extent, widen, fresh)
     return sample.clamp(*extent)
+
+
+def departure(
+    predict: Callable[[Tensor, int], Tensor],
+    sample: Tensor,
+    levels: list[int],
+    alphas: Tensor,
+    extent: tuple[Tensor, Tensor],
+    widen: Tensor,
+    field: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """Tell what widening changes: the difference of two reverse chains of one start and of the same noise z.
+
+    One chain is plain. The other has the variance (1 + s) sigma^2 in every step, but what is added to z is smooth
+    and stays the same in all of them: x' = mu + sigma (z + sqrt(s) w). White noise w, new in every step, would be
+    undone by the next ones, or left as grain. What the model makes of the picture alone cancels out.
+
+    Args:
+        predict: see `reverse`.
+        sample: FP32 [B, C, S, S] at the first level.
+        levels: see `reverse`.
+        alphas: FP32 [T], see `widened_step`.
+        extent: see `widened_step`.
+        widen: s, 0 or more, as a tensor that broadcasts to `sample`.
+        field: w, mean square about 1, as a tensor that broadcasts to `sample`.
+        generator: see `reverse`.
+
+    Returns:
+        FP32 [B, C, S, S], the widened chain's picture less the plain one's; 0 where s is.
+
+    """
+    plain = wide = sample
+    for level, after in zip(levels, [*levels[1:], -1], strict=True):
+        fresh = torch.randn(sample.shape, generator=generator).to(sample.device)
+        noises = predict(torch.cat((plain, wide)), level).chunk(2)
+        plain, wide = (
+            widened_step(each, noise, level, after, alphas, extent, 0.0, added)
+            for each, noise, added in (
+                (plain, noises[0], fresh),
+                (wide, noises[1], fresh + widen.sqrt() * field),
+            )
+        )
+    return wide.clamp(*extent) - plain.clamp(*extent)
