@@ -34,7 +34,7 @@ from flawline.scoring.finding import Finding
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings, PartSettings
 from flawline.scoring.verdict import judge
-from flawline.teachers import load_teacher
+from flawline.teachers import load_teacher, settle
 
 HERE = Path(__file__).parent
 VENV = ROOT / ".venv-peer"
@@ -77,7 +77,8 @@ def make_job(dataset: Dataset, recipe: Recipe, seed: int) -> tuple[Job, list[Geo
     method, held_out = plan_calibration(dataset.train_normals, recipe, seed)
     layers = recipe.part(MEMORY).layers
     facts = JobFacts(
-        teacher=recipe.teacher,
+        teacher=settle(recipe.teacher),
+        fingerprint=load_teacher(recipe.teacher).fingerprint,
         layers=None if layers is None else list(layers),
         even_exposure=recipe.even_exposure is not False,
         neighbours=NEIGHBOURS,

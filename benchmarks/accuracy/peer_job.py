@@ -15,6 +15,7 @@ class JobFacts:
 
     Attributes:
         teacher: as `flawline.teachers.load_teacher` takes it; a relative folder lies below the repository root.
+        fingerprint: that of its weights: the peer must see the same features.
         layers: stages of the teacher, from 1; None takes its default.
         even_exposure: see `flawline.teachers.Teacher`.
         neighbours: PatchCore's `num_neighbors`.
@@ -27,6 +28,7 @@ class JobFacts:
     """
 
     teacher: str
+    fingerprint: str
     layers: list[int] | None
     even_exposure: bool
     neighbours: int

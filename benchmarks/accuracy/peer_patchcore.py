@@ -65,6 +65,9 @@ def answer(job: Job) -> Answer:
     np.random.seed(job.facts.seed)  # noqa: NPY002 - anomalib draws its projection from the global generator
     layers = None if job.facts.layers is None else tuple(job.facts.layers)
     teacher = load_teacher(job.facts.teacher, layers=layers, even_exposure=job.facts.even_exposure)
+    if teacher.fingerprint != job.facts.fingerprint:
+        msg = f"teacher {job.facts.teacher} has other weights in {sys.prefix} than where the job was made"
+        raise SystemExit(msg)
     model = Patchcore(teacher, job.facts.neighbours)
     embedded = _embed(model, job)
     rows = set(range(len(job.train)))
