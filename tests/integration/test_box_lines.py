@@ -96,9 +96,17 @@ def test_its_report_shows_classes(built: ReleasedLine, tmp_path: Path) -> None:
         "What is taken for what",
         "Most wrong boxes",
         "nothing is promised of good pictures",
+        "No promise",
         *KINDS,
     ):
         assert told in page
+    for untrue in (
+        "false-alarm budget",
+        "From good pictures",
+        "What another budget would give",
+        "not measured",
+    ):
+        assert untrue not in page
 
 
 def test_it_has_no_budget_to_change(built: ReleasedLine) -> None:

@@ -170,6 +170,7 @@ class Evaluation:
         worth: float = 1.0,
         classes: Sequence[str] = (),
         mapped: bool = True,
+        unpromised: str | None = None,
     ) -> None:
         """Start without pictures.
 
@@ -181,6 +182,7 @@ class Evaluation:
             worth: how many independent pictures each of them counts for; see flawline.scoring.calibration.worth_of.
             classes: names of the classes of its boxes; none where it names none.
             mapped: whether it has a map; one without has no pixel figures.
+            unpromised: what its threshold rests on where it knows no good pictures, in words; None where it does.
 
         """
         self.budget = budget
@@ -190,6 +192,7 @@ class Evaluation:
         self.worth = worth
         self.rows: list[PictureRow] = []
         self.classes, self.mapped = tuple(classes), mapped
+        self.unpromised = unpromised
         self._boxes = Detections(classes)
         self._curves = PixelCurves()
         self._pixel_images = 0
@@ -211,6 +214,7 @@ class Evaluation:
             worth=rules.calibration.worth,
             classes=settings.classes,
             mapped=any("map" in part.gives for part in settings.parts),
+            unpromised=None if rules.calibration.precision is None else rules.calibration.promise,
         )
 
     def add(self, sample: Sample, verdict: Verdict) -> None:

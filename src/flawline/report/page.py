@@ -138,11 +138,12 @@ def write_report(
         unseen=unseen,
         runs=_runs(evaluations, results),
         **_summary(results[middle], unseen=unseen),
+        unpromised=evaluations[middle].unpromised,
         point=operating_point.view(evaluations[middle]),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         holdout=None if holdout is None else _holdout(holdout),
-        measures=_measures(results[middle]),
+        measures=_measures(results[middle], known=evaluations[middle].unpromised is not None),
         charts=[*_charts(evaluations, middle, results[middle]), *_training_charts(losses)],
         classes=_classes(results[middle]),
         boxes=_boxes(results[middle]),
@@ -220,11 +221,13 @@ def _holdout(evaluation: Evaluation) -> dict[str, object]:
     }
 
 
-def _measures(result: EvaluationResult) -> list[tuple[str, str, str]]:
+def _measures(result: EvaluationResult, *, known: bool) -> list[tuple[str, str, str]]:
+    """Rows of the table of figures; with `known` those alone that were measured."""
     return [
         (name, _figure(field, getattr(result, field)), meaning)
         for field, name, meaning in _MEASURES
-        if result.boxes is not None or field not in _OF_BOXES
+        if (result.boxes is not None or field not in _OF_BOXES)
+        and not (known and getattr(result, field) is None)
     ]
 
 
@@ -257,16 +260,18 @@ def _charts(evaluations: Sequence[Evaluation], middle: int, result: EvaluationRe
     """Charts with headings, alternative texts and captions; curves need pictures of both kinds."""
     evaluation = evaluations[middle]
     rows = evaluation.rows
-    charts = [
-        {
-            "heading": "What another budget would give",
-            "source": plots.budget_chart(rows, evaluation.budget),
-            "alt": "Defects found and good pictures called defective, over the false-alarm budget.",
-            "caption": "Read upwards at a budget: the defects found, and the good pictures called defective. The "
-            "blue line should follow the dotted promise or stay below it. Budgets below "
-            f"{100 * min(row.p_value for row in rows):.2g}% would call nothing in this test.",
-        },
-    ]
+    charts = []
+    if evaluation.unpromised is None:
+        charts.append(
+            {
+                "heading": "What another budget would give",
+                "source": plots.budget_chart(rows, evaluation.budget),
+                "alt": "Defects found and good pictures called defective, over the false-alarm budget.",
+                "caption": "Read upwards at a budget: the defects found, and the good pictures called "
+                "defective. The blue line should follow the dotted promise or stay below it. Budgets below "
+                f"{100 * min(row.p_value for row in rows):.2g}% would call nothing in this test.",
+            }
+        )
     if all(0 < sum(row.is_defect for row in run.rows) < len(run.rows) for run in evaluations):
         runs = {run.seed: run.rows for run in evaluations}
         others = " The pale lines are the other runs." if len(runs) > 1 else ""
