@@ -36,6 +36,7 @@ HEADLINES = {
     ("kolektorsdd:kolektorsdd", "exdd", "exdd"): "the same, and 30 labelled defects",
     ("magnetic_tile:magnetic_tile", "exdd", "synthetic"): "Magnetic Tile (five kinds)",
     ("magnetic_tile:magnetic_tile", "exdd", "patchcore"): "the same",
+    ("magnetic_tile:magnetic_tile", "exdd", "exdd"): "the same, and 76 labelled defects",
     ("surfaces", "exdd", "patchcore"): "generated weave",
 }
 """Rows of README's table by data set, detector and recipe, and what it calls the data."""
