@@ -108,7 +108,8 @@ def test_a_picture_is_sent_again_as_long_as_there_is_time(
     assert ask(url, 20).score == 3.5
     assert len(servicer.asked) == 13
     pauses = np.diff(servicer.asked)
-    assert pauses[6:].mean() > pauses[:2].mean(), "pauses grow"
+    # From the third on, half of LONGEST_PAUSE is the least; how much later a busy machine goes on says nothing.
+    assert pauses[6:].min() > 0.019, "pauses grow"
 
 
 @BOTH
