@@ -1,6 +1,7 @@
 """Memory banks see colour where good pictures show any, and only as much as these leave room for."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_good_pictures_of_many_colours_leave_little_room_for_it(tmp_path: Path, 
     assert varied < 0.5 * scale("alike", lambda _: BROWN)
 
 
+def test_pictures_of_one_item_do_not_tell_how_items_differ(tmp_path: Path, teacher: str) -> None:
+    """Pairs of pictures of one colour each: taken for items of their own they would show no difference."""
+
+    def colour_of(number: int) -> tuple[int, int, int]:
+        return (130 + 10 * (number // 2), 100, 70)
+
+    alone = drawn(tmp_path / "alone", colour_of)
+    pairs = tuple(replace(s, group=str(number // 2)) for number, s in enumerate(alone.samples))
+    scales = [
+        ColourFacts.model_validate(fitted(each, teacher)[0].architecture["colour"]).scale
+        for each in (alone, replace(alone, samples=pairs))
+    ]
+    assert scales[1] < 0.5 * scales[0]
+
+
 def test_an_artefact_gives_the_same_colour_again(tmp_path: Path, teacher: str) -> None:
     part, loaded = fitted(drawn(tmp_path / "brown", lambda _: BROWN), teacher)
     part.save(tmp_path)
@@ -134,4 +150,6 @@ def test_the_scale_balances_colour_and_features() -> None:
         return float(torch.quantile(nearest, QUANTILE))
 
     assert scale * max(reach(colour), LEAST) == pytest.approx(SHARE * reach(features), rel=0.05)
+    renamed = 2 * owners + 7  # numbers need not follow each other
+    assert balance(torch.cat((features, colour), dim=1), renamed, seed=0) == scale
     assert balance(torch.cat((features, torch.zeros(2000, CHANNELS)), dim=1), owners, seed=0) is None

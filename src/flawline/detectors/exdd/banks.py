@@ -145,15 +145,18 @@ class BankFiller:
                 kept[number] = embedded.cpu()
         return Pool(torch.cat(parts), np.concatenate(owners), kept)
 
-    def settle_colour(self, pool: Pool) -> Pool:
+    def settle_colour(self, pool: Pool, groups: Sequence[str]) -> Pool:
         """Find how much colour counts among these normal patches, for all that is embedded after; see `balance`.
+
+        `groups` are the items of the pictures; where all are of one, each picture stands for itself.
 
         Returns the pool with the colour of its patches in that scale, or without where the pictures are grey.
         """
         colour = self.embedding.colour
         if colour is None:
             return pool
-        scale = balance(pool.patches, pool.owners, self.seed)
+        known, items = np.unique(np.array(groups), return_inverse=True)
+        scale = balance(pool.patches, items[pool.owners] if len(known) > 1 else pool.owners, self.seed)
         if scale is None:
             self.embedding.colour = None
             return pool.changed(lambda features: features[..., :-CHANNELS].contiguous())

@@ -102,7 +102,8 @@ class ExDDPart(Part):
         )
         brightened = config.overexposed if config.overexposed is not None else light_varies(context.normals)
         copies = overexposed_squares(context.normals, context.seed) if brightened else ()
-        pool = filler.settle_colour(filler.normal_pool(context.normals, copies))
+        groups = [sample.group for sample in context.normals.samples]
+        pool = filler.settle_colour(filler.normal_pool(context.normals, copies), groups)
         labelled, defects = _defects(config, context)
         positive = filler.positive_bank(defects)
         if positive is None:  # not even a labelled defect had a masked pixel
