@@ -131,9 +131,9 @@ def main(
     fold: Annotated[int, typer.Option(help="Fold that is the test.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     recipe: Annotated[Path, typer.Option(help="Settings of the line, with d3n.diffusion.")] = RECIPE,
-    parts: Annotated[
-        str, typer.Option(help="Which of baseline, fused, distilled; separated by commas.")
-    ] = ",".join(PARTS),
+    parts: Annotated[str, typer.Option(help=f"Which of {', '.join(PARTS)}; separated by commas.")] = ",".join(
+        PARTS
+    ),
     level: Annotated[int, typer.Option(help="Noise level t of the features; -1 takes the recipe's.")] = -1,
     filtered: Annotated[bool, typer.Option("--filter/--no-filter", help="Filter the features.")] = True,
     gated: Annotated[
