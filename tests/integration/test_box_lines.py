@@ -112,3 +112,40 @@ def test_its_report_shows_classes(built: ReleasedLine, tmp_path: Path) -> None:
 def test_it_has_no_budget_to_change(built: ReleasedLine) -> None:
     with pytest.raises(DataError, match="calibrated without good pictures"):
         calibrate_line(built.folder.parents[1], "boxes", false_alarm=0.1)
+
+
+def test_windows_over_wide_pictures_are_proved_and_served(tmp_path: Path) -> None:
+    """Pictures of three squares, in windows of one, with and beside a bank: every path gives the same boxes."""
+    data = load_dataset(f"voc:{draw(tmp_path / 'wide', 36, good=16, across=3)}")
+    recipe = {
+        "teacher": "builtin",
+        "size": SIDE,
+        "false_alarm": 0.2,
+        "windows": {"overlap": 64},
+        "d3n": {"width": 16, "training": TRAINING},
+    }
+    built = build(
+        "d3n+exdd", data, "wide", repository=tmp_path / "repository", recipe=Recipe.model_validate(recipe)
+    )
+    assert built.manifest.windows is not None
+    for fact in built.manifest.parity:
+        assert (fact.decisions_flipped, fact.boxes_without_counterpart) == (0, 0)
+    assert built.manifest.metrics is not None
+    assert built.manifest.metrics["map50"] > 0.4
+    sample = next(sample for sample in data.test if sample.is_defect)
+    with (
+        server_of(tmp_path / "repository") as server,
+        InspectionClient(server.grpc_url, timeout=60) as client,
+    ):
+        answer = client.inspect("wide", sample.image)
+    named = answer.boxes[answer.boxes[:, 5] < len(KINDS)]
+    labels = sample.read_boxes() or ()
+    right = [
+        box
+        for box in labels
+        if any(
+            KINDS[int(row[5])] == box.name and np.abs(row[:4] - np.array(box.corners)).max() < 16
+            for row in named
+        )
+    ]
+    assert len(right) >= len(labels) / 2

@@ -21,6 +21,7 @@ from flawline.errors import DataError, RecipeError
 from flawline.jobs.evaluate import evaluate
 from flawline.jobs.fit import fit
 from flawline.recipe import Recipe
+from flawline.scoring.windows import WindowSettings
 from flawline.teachers import load_teacher
 
 SIZE = 128
@@ -178,6 +179,31 @@ class TestPictures:
         assert sorted(np.concatenate(rows).tolist()) == sorted([*range(8)] * 2)
         again = labelled.draw(2, 4, VaryConfig(), seed=0)
         assert torch.equal(again.pixels, labelled.draw(2, 4, VaryConfig(), seed=0).pixels)
+
+    def test_windows_are_learnt_as_pictures(self, tmp_path: Path) -> None:
+        data = load_dataset(f"voc:{draw(tmp_path / 'wide', 6, good=4, across=3)}")
+        settings = WindowSettings(scale=1, step=64, align=32, even_exposure=False, fill="mean")
+        samples = [*data.train_defects, *data.train_normals]
+        labelled = Labelled(samples, KINDS, Squares(samples, SIZE, windows=settings))
+        counts = [len(boxes) for boxes in labelled.boxes]
+        assert 0 < counts.count(0) < len(counts) / 2
+        assert len(labelled) > 3 * len(samples)
+        for picture, boxes in zip(labelled.pictures, labelled.boxes, strict=True):
+            assert picture.shape == (SIZE, SIZE, 3)
+            for x1, y1, x2, y2 in boxes.round().astype(int).tolist():
+                assert 0 <= x1 < x2 <= SIZE
+                assert abs(picture[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1].mean() - 120) > 50
+
+    def test_windows_of_many_pictures_are_drawn(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = load_dataset(f"voc:{draw(tmp_path / 'wide', 6, across=3)}")
+        settings = WindowSettings(scale=1, step=64, align=32, even_exposure=False, fill="mean")
+        samples = data.train_defects
+        monkeypatch.setattr("flawline.detectors.d3n.pictures.PIECES_BYTES", 2 * len(samples) * 3 * SIZE**2)
+        labelled = Labelled(samples, KINDS, Squares(samples, SIZE, windows=settings))
+        assert len(labelled) == 2 * len(samples)
+        assert all(len(boxes) for boxes in labelled.boxes)
 
     def test_a_defect_without_label_is_refused(self, data: Dataset) -> None:
         sample = data.train_defects[0]

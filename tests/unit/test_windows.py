@@ -38,6 +38,7 @@ from flawline.scoring.windows import (
     MOST_PIXELS,
     WindowSettings,
     blend_weights,
+    boxes_of_plane,
     even_exposure,
     frame,
     reduced,
@@ -592,3 +593,83 @@ def test_a_defect_of_a_large_picture_is_located_in_all_its_pixels() -> None:
     truth[2000:2020, 2800:2820] = True
     assert is_located(found, truth)
     assert not is_located(found, np.roll(truth, 400, axis=1))
+
+
+# --- boxes of windows ---
+
+LAYOUT = Layout(128, (0, 96), (0, 64, 128, 192))
+
+
+def seen_by_windows(boxes: NDArray[np.float32], rows: int = 8) -> list[NDArray[np.float32]]:
+    """What each window of LAYOUT sees of boxes [K, 6] on the plane."""
+    found = []
+    for top in LAYOUT.tops:
+        for left in LAYOUT.lefts:
+            seen = boxes - np.array((left, top, left, top, 0, 0), np.float32)
+            seen[:, :4] = seen[:, :4].clip(0, LAYOUT.side)
+            seen = seen[(seen[:, 2] > seen[:, 0]) & (seen[:, 3] > seen[:, 1])]
+            window = np.full((rows, 6), -1, np.float32)
+            window[: len(seen)] = seen
+            found.append(window)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_each_defect_keeps_one_box(seed: int) -> None:
+    """However many windows see it: defects no longer than the overlap of 32 down and 64 across, apart."""
+    rng = np.random.default_rng(seed)
+    drawn: list[tuple[float, ...]] = []
+    while len(drawn) < 6:
+        x, y, width, height = (*rng.uniform(0, 250, 2), *rng.uniform((12, 12), (60, 28)))
+        x, y = min(x, 320 - width), min(y, 224 - height)
+        if all(
+            x > c or c - a + x + width < x or a > x + width or y > d or b > y + height for a, b, c, d in drawn
+        ):
+            drawn.append((x, y, x + width, y + height))
+    boxes = np.array([(*each, 0.9 - 0.1 * n, n % 2) for n, each in enumerate(drawn)], np.float32)
+    found = boxes_of_plane(seen_by_windows(boxes), LAYOUT)
+    assert found.shape == (8, 6)
+    np.testing.assert_allclose(found[:6], boxes, atol=1e-3)
+    assert (found[6:, 4] == -1).all()
+
+
+def test_a_defect_longer_than_the_overlap_gets_one_box() -> None:
+    scratch = np.array([(10, 40, 300, 52, 0.9, 1)], np.float32)
+    found = boxes_of_plane(seen_by_windows(scratch), LAYOUT)
+    np.testing.assert_allclose(found[found[:, 4] >= 0], scratch)
+
+
+def test_cut_boxes_of_other_classes_or_far_weaker_ones_are_not_joined() -> None:
+    windows = [np.full((4, 6), -1, np.float32) for _ in range(8)]
+    windows[0][:2] = (20, 40, 128, 60, 0.9, 0), (30, 70, 128, 90, 0.9, 0)
+    windows[1][:1] = (0, 40, 90, 60, 0.8, 1)
+    windows[1][1:2] = (0, 70, 100, 90, 0.3, 0)
+    found = boxes_of_plane(windows, LAYOUT)
+    used = found[found[:, 4] >= 0]
+    assert sorted(map(tuple, used[:, [0, 2, 5]].tolist())) == [
+        (20, 128, 0),
+        (30, 128, 0),
+        (64, 154, 1),
+        (64, 164, 0),
+    ]
+
+
+def test_of_boxes_that_lie_on_each_other_the_stronger_stays() -> None:
+    windows = [np.full((4, 6), -1, np.float32) for _ in range(8)]
+    windows[0][:1] = (60, 20, 93, 40, 0.5, 0)
+    windows[1][:1] = (4, 20, 66, 40, 0.7, 0)
+    (first, second, *_), *_ = (boxes_of_plane(windows, LAYOUT),)
+    assert first.tolist() == pytest.approx([68, 20, 130, 40, 0.7, 0])
+    assert second[4] == -1 or second.tolist() == pytest.approx([60, 20, 93, 40, 0.5, 0])
+
+
+def test_only_the_strongest_boxes_of_all_windows_are_given() -> None:
+    rng = np.random.default_rng(0)
+    windows = [np.full((4, 6), 0, np.float32) for _ in range(8)]
+    for window in windows:
+        for row in range(4):
+            window[row] = (40, 20 * row + 40, 50, 20 * row + 50, rng.uniform(0.1, 0.9), 0)
+    found = boxes_of_plane(windows, LAYOUT)
+    assert found.shape == (4, 6)
+    assert (np.diff(found[:, 4]) <= 0).all()
+    assert found[:, 4].min() > np.median([window[:, 4] for window in windows])

@@ -351,6 +351,11 @@ class Manifest(_Frozen):
         """Names of the classes in BOXES, in the order of their numbers; see LineSettings.classes."""
         return line_classes((part.classes, "map" in part.gives) for part in self.parts)
 
+    @property
+    def boxes(self) -> tuple[str, ...]:
+        """Names of the tensors that hold boxes."""
+        return tuple(part.gives["boxes"] for part in self.parts if "boxes" in part.gives)
+
     def write(self, folder: Path) -> None:
         """Write `folder`/manifest.json; the folder is not published yet, so no reader can see half of it."""
         (folder / FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -134,7 +134,7 @@ class ServedLine:
 
     def _judge_windows(self, pixels: Values) -> Verdict:
         plane, geometry = frame(pixels, self.size, self.rules.settings.windows, self.rules.settings.bits)
-        return self._judge(run_windows(self.graph.run, plane, geometry), geometry)
+        return self._judge(run_windows(self.graph.run, plane, geometry, self.manifest.boxes), geometry)
 
     def _judge(self, arrays: Arrays, geometry: Geometry) -> Verdict:
         findings = [finder.find(arrays, geometry) for finder in self._finders]

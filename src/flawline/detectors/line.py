@@ -92,7 +92,8 @@ class Line(nn.Module):
             return {name: made.cpu().numpy() for name, made in zip(self.outputs, given, strict=True)}
 
         device = self.teacher.mean.device
-        whole = run_windows(run, square.values, square.geometry)
+        boxes = {part.gives["boxes"] for part in self.parts if "boxes" in part.gives}
+        whole = run_windows(run, square.values, square.geometry, boxes)
         stitched = {name: torch.from_numpy(values).to(device) for name, values in whole.items()}
         return [
             part.find({name: stitched[name] for name in part.outputs}, square.geometry) for part in self.parts

@@ -104,7 +104,7 @@ def fit(
     method: Method
     held_out: list[NDArray[np.int64]]
     if labelled:
-        taught, calibrating = without_held_out(dataset, recipe, seed, ignored)
+        taught, calibrating = without_held_out(dataset, recipe, seed, ignored, squares.windows)
         kept, method, held_out = squares, "labelled", []
     else:
         kept, method, held_out = kept_apart(squares, kinds, recipe, seed)
@@ -162,7 +162,11 @@ def fit(
 
 
 def without_held_out(
-    dataset: Dataset, recipe: Recipe, seed: int, ignored: Ignored | None
+    dataset: Dataset,
+    recipe: Recipe,
+    seed: int,
+    ignored: Ignored | None,
+    windows: WindowSettings | None = None,
 ) -> tuple[Dataset, Squares]:
     """Keep apart some items of a data set without good pictures, to set the threshold by; see HELD_OUT.
 
@@ -171,6 +175,7 @@ def without_held_out(
         recipe: its size.
         seed: seed that draws the items.
         ignored: regions of the pictures that are not judged.
+        windows: how pictures are cut into windows; None brings each whole into one square.
 
     Returns:
         The data set without them, and the pictures that were kept apart.
@@ -192,7 +197,7 @@ def without_held_out(
     held = {sample for sample in known if sample.group in set(drawn.tolist())}
     samples = tuple(sample for sample in dataset.samples if sample not in held)
     apart = [sample for sample in known if sample in held]
-    return replace(dataset, samples=samples), Squares(apart, recipe.size, ignored)
+    return replace(dataset, samples=samples), Squares(apart, recipe.size, ignored, windows=windows)
 
 
 def settled(recipe: Recipe, dataset: Dataset, kinds: Sequence[type[Part]] = ()) -> Recipe:
@@ -257,10 +262,11 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Igno
     if recipe.windows is None:
         return Squares(dataset.train_normals, recipe.size, ignored)
     size, scale = recipe.size, recipe.windows.scale
-    width, height = max((sample.read_size() for sample in dataset.train_normals), key=max)
+    learnt = dataset.train_normals or dataset.train_defects
+    width, height = max((sample.read_size() for sample in learnt), key=max)
     if round(max(width, height) * scale) < size:
         msg = (
-            f"the largest normal picture of {dataset.name} has {width}x{height} pixels and is smaller than one "
+            f"the largest training picture of {dataset.name} has {width}x{height} pixels and is smaller than one "
             f"window of {size} at scale {scale:g}; leave windows out, or give a smaller --size"
         )
         raise DataError(msg)
@@ -288,7 +294,7 @@ def normals_of(dataset: Dataset, recipe: Recipe, teacher: Teacher, ignored: Igno
 
 
 def check_windows(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
-    """Raise RecipeError where the recipe has windows and a part gives something else than grids to stitch."""
+    """Raise RecipeError where the recipe has windows and a part gives what they cannot be joined by."""
     for kind in kinds:
         if recipe.windows is not None and not _takes_windows(kind):
             msg = (
@@ -299,8 +305,8 @@ def check_windows(kinds: Sequence[type[Part]], recipe: Recipe) -> None:
 
 
 def _takes_windows(kind: type[Part]) -> bool:
-    """Whether what a part gives can be stitched: grids, or what a shared stage makes of them."""
-    return kind.stage is not None or set(kind.gives) == {"map"}
+    """Whether what a part gives can be joined: grids and boxes, or what a shared stage makes of grids."""
+    return kind.stage is not None or set(kind.gives) <= {"map", "boxes"}
 
 
 def positions(kind: type[Part], layers: Sequence[int], teacher: Teacher) -> tuple[int, ...]:

@@ -133,7 +133,8 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
 
 def _on_picture(boxes: Floats, geometry: Geometry) -> Floats:
     """Rows of FP32 [K, 6] that are used and of which at least half is judged, as far as it lies in the square."""
-    corners = np.clip(boxes[:, :4], 0, geometry.size)
+    height, width = geometry.plane
+    corners = np.clip(boxes[:, :4], 0, np.array((width, height) * 2, dtype=np.float32))
     ends = np.array((geometry.inner_width, geometry.inner_height) * 2, dtype=np.float32)
     shown = np.clip(corners, 0, ends)
     areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (shown, corners)]

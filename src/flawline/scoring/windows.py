@@ -1,8 +1,8 @@
 """Large pictures: overlapping windows at a fixed scale, each through the same graph, stitched into one grid."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise, product
 from typing import Any, Literal, cast
 
 import cv2
@@ -32,6 +32,14 @@ CHUNK_PIXELS = 8 * 256 * 256
 """Pixels of the windows that go through the graph together."""
 MAP_PIXELS = 768 * 1024
 """Most pixels of a map that travels: with its mask it stays below the 4 MB that gRPC takes by default."""
+MOST_BOXES = 1000
+"""Boxes of all windows of a picture that are compared with each other, the strongest."""
+CUT = 8.0
+"""Pixels from the side of a window within which a box may end because the window does."""
+SAME = 0.5
+"""Overlap (intersection over union) above which two boxes of one class show one defect."""
+ALIKE = 0.5
+"""A part of a defect is at least so strong, as a share, as the other part."""
 
 Arrays = dict[str, NDArray[Any]]
 Fill = Literal["mean", "reflection"]
@@ -157,21 +165,25 @@ def even_exposure(pixels: Values, bits: int = EIGHT) -> Values:
 
 
 def run_windows(
-    run: Callable[[Values], Mapping[str, NDArray[Any]]], plane: Values, geometry: Geometry
+    run: Callable[[Values], Mapping[str, NDArray[Any]]],
+    plane: Values,
+    geometry: Geometry,
+    boxes: Collection[str] = (),
 ) -> Arrays:
     """Run a graph on all windows of one picture, a few at a time, and stitch what it gives.
 
     Where windows overlap, grids are blended over the quarter in the middle of the overlap; farther out, where the
-    network saw its border, a window counts for nothing.
+    network saw its border, a window counts for nothing. For boxes see `boxes_of_plane`.
 
     Args:
         run: graph, from UINT8 or UINT16 [B, S, S, 3] to its outputs by name, batch first.
         plane: [rows, columns, 3] of the same type, as `frame` gives it.
         geometry: where the windows lie in it; a square is one window.
+        boxes: names of the outputs that are boxes, FP32 [B, R, 6] as in flawline.scoring.finding.Finding.
 
     Returns:
-        Outputs of the whole picture by name, without a batch: a grid [rows, columns, ...] is stitched, a vector is
-        that of the first window.
+        Outputs of the whole picture by name, without a batch: a grid [rows, columns, ...] is stitched, boxes are
+        joined, a vector is that of the first window.
 
     Raises:
         ArtefactError: a grid of the graph does not meet at the starts of windows.
@@ -181,11 +193,15 @@ def run_windows(
     places = list(product(range(len(layout.tops)), range(len(layout.lefts))))
     most = max(1, CHUNK_PIXELS // layout.side**2)
     whole: Arrays = {}
+    lists: dict[str, list[Floats]] = {name: [] for name in boxes}
     for start in range(0, len(places), most):
         chunk = places[start : start + most]
         corners = [(layout.tops[row], layout.lefts[column]) for row, column in chunk]
         cut = [plane[top : top + layout.side, left : left + layout.side] for top, left in corners]
         for name, values in run(np.stack(cut)).items():
+            if name in lists:
+                lists[name].extend(values)
+                continue
             if values.ndim < 3:
                 whole.setdefault(name, values[0])
                 continue
@@ -208,7 +224,92 @@ def run_windows(
                 )
                 target = whole[name][first : first + window.shape[0], second : second + window.shape[1]]
                 target += share * window
+    return whole | {name: boxes_of_plane(each, layout) for name, each in lists.items()}
+
+
+def boxes_of_plane(found: Sequence[Floats], layout: Layout) -> Floats:
+    """Bring the boxes of all windows to the plane, and leave each defect one.
+
+    Of what two windows see, each keeps the boxes whose middles lie on its side of the middle of their overlap. The
+    sides of windows cut a defect that is longer than the overlap: boxes of one class that overlap, end at opposite
+    sides of their windows and are about as strong become the box around them, as strong as the strongest. Then the
+    weaker of two boxes of one class goes where they overlap by more than SAME.
+
+    Args:
+        found: FP32 [R, 6] of each window, row by row of the layout: x1, y1, x2, y2 in pixels of the window, score,
+            class; a negative score marks an unused row.
+        layout: where the windows lie.
+
+    Returns:
+        FP32 [R, 6] in pixels of the plane, the strongest first, unused rows with a score of -1.
+
+    """
+    corners = list(product(layout.tops, layout.lefts))
+    kept, cut = [], []
+    for rows, (top, left) in zip(found, corners, strict=True):
+        used = rows[rows[:, 4] >= 0]
+        placed = used + np.array((left, top, left, top, 0, 0), np.float32)
+        mine = np.ones(len(placed), np.bool_)
+        ends = np.zeros((len(placed), 4), np.bool_)
+        for axis, starts, first in ((0, layout.lefts, left), (1, layout.tops, top)):
+            low, high = _shares(starts, layout.side)[starts.index(first)]
+            middles = (placed[:, axis] + placed[:, axis + 2]) / 2
+            mine &= (middles >= low) & (middles < high)
+            ends[:, axis] = (used[:, axis] <= CUT) & (first > starts[0])
+            ends[:, axis + 2] = (used[:, axis + 2] >= layout.side - CUT) & (first < starts[-1])
+        kept.append(placed[mine])
+        cut.append(ends[mine])
+    boxes, ended = np.concatenate(kept), np.concatenate(cut)
+    order = np.argsort(-boxes[:, 4], kind="stable")[:MOST_BOXES]
+    boxes = _alone(_joined(boxes[order], ended[order]))
+    whole = np.full((len(found[0]), 6), -1.0, np.float32)
+    whole[: len(boxes)] = boxes[: len(whole)]
     return whole
+
+
+def _shares(starts: Sequence[int], side: int) -> list[tuple[float, float]]:
+    """Where the part of each window begins and ends along one axis: halfway through the overlaps."""
+    borders = [(before + side + start) / 2 for before, start in pairwise(starts)]
+    return list(zip((-math.inf, *borders), (*borders, math.inf), strict=True))
+
+
+def _joined(boxes: Floats, ended: NDArray[np.bool_]) -> Floats:
+    """Join the parts of cut defects among FP32 [K, 6], the strongest first, which stay in that order.
+
+    `ended` BOOL [K, 4] says at which of left, upper, right and lower side a window cut the box.
+    """
+    shared, _ = _overlaps(boxes)
+    opposite = (ended[:, None] & np.roll(ended, 2, axis=1)).any(2)
+    parts = (shared > 0) & opposite
+    parts &= (boxes[:, None, 5] == boxes[:, 5]) & (boxes[:, 4] >= ALIKE * boxes[:, None, 4])
+    group = np.arange(len(boxes))
+    for strong, weak in np.argwhere(np.triu(parts, 1)).tolist():
+        group[group == group[weak]] = group[strong]
+    whole = []
+    for first in sorted(np.unique(group, return_index=True)[1].tolist()):
+        rows = boxes[group == group[first]]
+        whole.append(np.concatenate((rows[:, :2].min(0), rows[:, 2:4].max(0), rows[0, 4:])))
+    return np.array(whole, np.float32).reshape(-1, 6)
+
+
+def _alone(boxes: Floats) -> Floats:
+    """Drop of FP32 [K, 6], the strongest first, those of a class that a stronger one overlaps by more than SAME."""
+    shared, area = _overlaps(boxes)
+    hides = (shared > SAME * (area[:, None] + area - shared)) & (boxes[:, None, 5] == boxes[:, 5])
+    stays = np.ones(len(boxes), np.bool_)
+    for row in range(len(boxes)):
+        if stays[row]:
+            stays[row + 1 :] &= ~hides[row, row + 1 :]
+    return boxes[stays]
+
+
+def _overlaps(boxes: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Area that two of FP32 [K, 6] share, FP64 [K, K], and the area of each, FP64 [K]."""
+    corners = boxes[:, :4].astype(np.float64)
+    spans = np.minimum(corners[:, None, 2:], corners[:, 2:]) - np.maximum(
+        corners[:, None, :2], corners[:, :2]
+    )
+    return spans.clip(0).prod(2), (corners[:, 2:] - corners[:, :2]).clip(0).prod(1)
 
 
 def blend_weights(starts: Sequence[int], side: int, cells: int) -> list[Floats]:

@@ -15,8 +15,8 @@ from flawline.targets import TARGETS
 class GraphModel:
     """PICTURE [S, S, 3] -> what the line's parts give, and the key of its artefact.
 
-    A line with windows takes whole pictures, [H, W, 3], one a request, and gives grids of the whole plane. Pictures
-    are UINT8, or UINT16 where the line's fill more than eight bits.
+    A line with windows takes whole pictures, [H, W, 3], one a request, and gives grids and boxes of the whole
+    plane. Pictures are UINT8, or UINT16 where the line's fill more than eight bits.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -24,6 +24,7 @@ class GraphModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = verify(folder)
         self.size, self.windows, self.bits = manifest.size, manifest.windows, manifest.bits
+        self.boxes = manifest.boxes
         self.graph = TARGETS.get(manifest.target).load(folder, triton.threads(args))
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
@@ -43,5 +44,5 @@ class GraphModel:
         (picture,) = triton.array(request, "PICTURE")
         check_size(picture.shape[1], picture.shape[0])
         plane, geometry = frame(picture, self.size, self.windows, self.bits)
-        outputs = run_windows(self.graph.run, plane, geometry)
+        outputs = run_windows(self.graph.run, plane, geometry, self.boxes)
         return triton.answer(**{name: values[np.newaxis] for name, values in outputs.items()})

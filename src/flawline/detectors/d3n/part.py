@@ -82,8 +82,9 @@ class D3NPart(Part):
         self.precision = config.precision
         self.statements = {"Classes": ", ".join(self.classes)}
         if training is not None:
+            squares = "windows" if architecture.get("windows") else "pictures"
             self.statements["Detector"] = (
-                f"{training.steps} steps in {training.seconds:.0f} s on {architecture['pictures']} pictures with "
+                f"{training.steps} steps in {training.seconds:.0f} s on {architecture['pictures']} {squares} with "
                 f"{architecture['boxes']} boxes; {'' if 'diffusion' in architecture else 'not '}taught by diffusion"
             )
         if "diffusion" in architecture:
@@ -114,8 +115,8 @@ class D3NPart(Part):
             say(f"Defects without boxes or masks, from which d3n cannot learn: {unlabelled}.")
         names = class_names(labelled)
         samples = [*labelled, *context.normals.samples]
-        squares = Squares(samples, context.size, context.normals.ignored)
-        pictures = Labelled(samples, names, squares)
+        squares = Squares(samples, context.size, context.normals.ignored, windows=context.windows)
+        pictures = Labelled(samples, names, squares, seed=context.seed)
 
         def fresh() -> Detector:
             with torch.random.fork_rng(devices=[]):
@@ -131,7 +132,7 @@ class D3NPart(Part):
             material = Material(
                 teacher=context.teacher,
                 pictures=pictures,
-                squares=[square.pixels for square in squares],
+                squares=pictures.squares,
                 seed=context.seed,
                 budget=context.budget,
                 checkpoint=context.checkpoint,
@@ -162,6 +163,7 @@ class D3NPart(Part):
             "classes": list(names),
             "size": context.size,
             "pictures": len(pictures),
+            "windows": context.windows is not None,
             "boxes": sum(map(len, pictures.labels)),
         }
         if taught is not None:

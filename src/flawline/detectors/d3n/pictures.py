@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from flawline.data.boxes import in_square
 from flawline.data.sample import Sample
-from flawline.data.squares import Squares
+from flawline.data.squares import PIECES_BYTES, Square, Squares
 from flawline.detectors.d3n.losses import Targets
 from flawline.errors import DataError
 from flawline.progress import track
@@ -70,20 +71,37 @@ class Batch:
 class Labelled:
     """Pictures in the model square with their boxes, kept in memory.
 
+    With windows, which are squares of their own here, a picture gives those that show a defect, and as many others,
+    at least one, drawn by chance; no more of all than PIECES_BYTES hold, and at least one of each picture.
+
     Args:
         samples: pictures with boxes, and good ones.
         names: classes, in the order of their numbers.
         squares: the same pictures, in the same order.
+        seed: seed of what is drawn of windows.
+
+    Attributes:
+        size: side S of the square in pixels.
+        squares: UINT8 [S, S, 3] each.
+        pictures: of each square what shows the picture.
+        boxes: FP32 [K, 4] of each: x1, y1, x2, y2 in pixels of the square.
+        labels: INT64 [K] of each, numbers of the classes.
 
     Raises:
         DataError: a picture has no boxes and is not good, or has a box of another class.
 
     """
 
-    def __init__(self, samples: Sequence[Sample], names: Sequence[str], squares: Squares) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], names: Sequence[str], squares: Squares, *, seed: int = 0
+    ) -> None:
+        self.size = squares.size
+        self.squares: list[Pixels] = []
         self.pictures: list[Pixels] = []
         self.boxes: list[NDArray[np.float32]] = []
         self.labels: list[NDArray[np.int64]] = []
+        most = max(1, PIECES_BYTES // (3 * self.size**2 * max(1, len(samples))))
+        rng = np.random.default_rng(seed)
         for row in track(range(len(samples)), "reading labelled pictures"):
             sample, square = samples[row], squares[row]
             boxes = sample.read_boxes()
@@ -92,11 +110,12 @@ class Labelled:
                 msg = f"{shown(sample.image)} {why}; label it, or leave it out"
                 raise DataError(msg)
             labelled = in_square(boxes, square.geometry, names)
-            height, width = square.extent
-            self.pictures.append(square.pixels[:height, :width])
-            self.boxes.append(np.ascontiguousarray(labelled[:, :4]))
-            self.labels.append(labelled[:, 4].astype(np.int64))
-        self.size = squares.size
+            for piece, rows in _pieces(square, labelled, most, rng):
+                pixels, (height, width) = piece.pixels, piece.extent
+                self.squares.append(pixels)
+                self.pictures.append(pixels[:height, :width])
+                self.boxes.append(np.ascontiguousarray(rows[:, :4]))
+                self.labels.append(rows[:, 4].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -150,9 +169,7 @@ class Labelled:
         pixels = np.clip((pixels - mean) * gain + mean + shift, 0, 255).astype(np.uint8)
         boxes, labels = moved(self.boxes[row], change, self.size), self.labels[row]
         before = _areas(self.boxes[row]) * np.float32(abs(np.linalg.det(change[:, :2])))
-        shown_enough = _areas(boxes) >= LEAST_SHOWN * before
-        thick = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= LEAST_SIDE
-        kept = shown_enough & thick
+        kept = _learnable(boxes, before)
         return pixels, boxes[kept], labels[kept], change
 
 
@@ -180,6 +197,32 @@ def _change(vary: VaryConfig, size: int, rng: np.random.Generator) -> NDArray[np
     change[[0, 1], [0, 1]] = factors
     change[:, 2] = middle - factors * middle + shifts
     return change
+
+
+def _pieces(
+    square: Square, labelled: NDArray[np.float32], most: int, rng: np.random.Generator
+) -> list[tuple[Square, NDArray[np.float32]]]:
+    """The square, or at most `most` of its windows, each with its rows of FP32 [M, 5] as `in_square` gives them."""
+    layout = square.geometry.layout
+    if layout is None:
+        return [(square, labelled)]
+    full: list[tuple[int, int, NDArray[np.float32]]] = []
+    empty: list[tuple[int, int, NDArray[np.float32]]] = []
+    for top, left in product(layout.tops, layout.lefts):
+        inside = labelled - np.array((left, top, left, top, 0), np.float32)
+        inside[:, :4] = inside[:, :4].clip(0, layout.side)
+        rows = inside[_learnable(inside[:, :4], _areas(labelled[:, :4]))]
+        (full if len(rows) else empty).append((top, left, rows))
+    chosen = [full[place] for place in rng.permutation(len(full))[:most]]
+    others = min(len(empty), max(len(full), 1), most - len(chosen))
+    chosen += [empty[place] for place in rng.permutation(len(empty))[:others]]
+    return [(square.piece(top, left), rows) for top, left, rows in chosen]
+
+
+def _learnable(boxes: NDArray[np.float32], whole: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which boxes FP32 [K, 4], as a crop left them, show enough of their areas FP32 [K] before."""
+    thick = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) >= LEAST_SIDE
+    return np.asarray((_areas(boxes) >= LEAST_SHOWN * whole) & thick)
 
 
 def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
