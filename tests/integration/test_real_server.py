@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.utils import InferenceServerException
 
 from flawline.serving.tritonserver import SHARED_MEMORY, TritonServer
 
@@ -136,6 +137,14 @@ def test_damaged_models_are_named_and_do_not_stop_the_others(repository: Path) -
     with server_of(repository) as server:
         unready = server.unready_models()
         assert ask(server, "bottle")
+        with InferenceServerClient(server.grpc_url) as client:
+            code = {"config": "{}", "files": {"file:1/model.py": b"raise SystemExit"}}
+            for name, brought in (("bottle", {}), ("no_code", {}), ("another", code)):
+                with pytest.raises(InferenceServerException, match="load / unload is not allowed"):
+                    client.load_model(name, **brought)
+                with pytest.raises(InferenceServerException, match="load / unload is not allowed"):
+                    client.unload_model(name)
+        assert ask(server, "bottle"), "nobody may take a line away, or bring code"
     assert set(unready) == {"damaged", "needs_damaged", "no_code", "needs_no_code", "unreadable"}
     assert unready["damaged"] == "Internal: ValueError: the bank is damaged"
     assert "depends on 'damaged'" in unready["needs_damaged"]

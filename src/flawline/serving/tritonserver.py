@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, Literal, Self
+from typing import IO, Self
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -40,8 +40,6 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where the Python backend keeps i
 READY_TIMEOUT_S = 300.0
 EXIT_TIMEOUT_S = 20
 """What requests in flight are given to finish when the server is asked to stop."""
-
-ControlMode = Literal["none", "poll", "explicit"]
 
 DEAD_STAGE_S = 10.0
 """What a server is given to notice that a stage has died; it takes one second, where it notices."""
@@ -256,15 +254,14 @@ class TritonServer:
     when the thread that started it ends, however that happens.
 
     Models that fail to load do not keep the others from being served; `unready_models` names them. Where one
-    has no code at all, on which Triton would hang, mode `none` becomes `explicit` with all the others loaded.
+    has no code at all, on which Triton would hang, it is shown a folder of links to all the others. Its API for
+    loading models is never open: whoever may use that can run code on the server.
 
     Args:
         repository: folder of models.
         grpc_port, http_port, metrics_port: TCP ports; 0 takes a free one.
         host: address to listen on. The default is reached from this machine only; a container wants 0.0.0.0.
         install: which tritonserver; found by `find_server` when None.
-        control_mode: `none` loads all models at the start, `poll` also follows the folder, `explicit` loads what
-            is asked for over the API or by `--load-model` in `extra_args`.
         extra_args: more command line options of tritonserver; they come last and win.
         log: file that the server's output is appended to, or an open stream that it is passed to. None keeps it
             in a temporary file for error messages.
@@ -281,7 +278,6 @@ class TritonServer:
         metrics_port: int = 8002,
         host: str = "127.0.0.1",
         install: ServerInstall | None = None,
-        control_mode: ControlMode = "none",
         extra_args: Sequence[str] = (),
         log: Path | IO[str] | None = None,
         python_shm_bytes: int = 4 * 1024 * 1024,
@@ -290,7 +286,6 @@ class TritonServer:
         self.host = host
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         self._install = install
-        self._control_mode = control_mode
         self._extra_args = tuple(extra_args)
         self._log = log
         self._python_shm_bytes = python_shm_bytes
@@ -348,7 +343,7 @@ class TritonServer:
             msg = f"there is no model repository at {self.repository}; build a line into it first"
             raise ServerError(msg)
         self._stages_at_first = set()
-        self._held_back = _models_without_code(self.repository) if self._control_mode == "none" else {}
+        self._held_back = _models_without_code(self.repository)
         install = self._install or find_server()
         self._ports = _claim_ports(self.host, self._ports)
         arguments = list(self._arguments(install))
@@ -393,8 +388,7 @@ class TritonServer:
                 )
             if time.monotonic() > deadline:
                 raise ServerError(self._with_log(f"tritonserver was not ready within {timeout_s:g} s"))
-        # Where models come and go while it runs, a stage that ends is no fault.
-        self._stages_at_first = self.stages() if self._control_mode == "none" else set()
+        self._stages_at_first = self.stages()
 
     def wait(self) -> int | None:
         """Wait until the process ends by itself; its exit status, negative for a signal. None: a stage has died.
@@ -467,14 +461,9 @@ class TritonServer:
         return f"{'127.0.0.1' if self.host == '0.0.0.0' else self.host}:{self._ports[protocol]}"  # noqa: S104
 
     def _arguments(self, install: ServerInstall) -> Iterator[str]:
-        yield f"--model-repository={self._plain(self.repository, 'repository')}"
-        if self._held_back:
-            yield "--model-control-mode=explicit"
-            for name in _model_names(self.repository):
-                if name not in self._held_back:
-                    yield f"--load-model={name}"
-        else:
-            yield f"--model-control-mode={self._control_mode}"
+        shown = self._without_held_back() if self._held_back else self.repository
+        yield f"--model-repository={self._plain(shown, 'repository')}"
+        yield "--model-control-mode=none"
         for protocol, port in self._ports.items():
             yield f"--{protocol}-address={self.host}"
             yield f"--{protocol}-port={port}"
@@ -489,6 +478,16 @@ class TritonServer:
         yield f"--backend-config=python,shm-default-byte-size={self._python_shm_bytes}"
         yield f"--backend-config=python,shm-growth-byte-size={self._python_shm_bytes}"
         yield from self._extra_args
+
+    def _without_held_back(self) -> Path:
+        """Give a folder with links to all models but those that are held back; it lives as long as the server."""
+        folder = self._resources.enter_context(
+            tempfile.TemporaryDirectory(prefix="flawline-server-", dir=_temporary_folder())
+        )
+        for model in self.repository.iterdir():
+            if model.name not in self._held_back:
+                (Path(folder) / model.name).symlink_to(model)
+        return Path(folder)
 
     def _plain(self, path: Path, name: str) -> Path:
         """Give a path that a shell takes for one word: Triton starts its stages by an unquoted command line.
