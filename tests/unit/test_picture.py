@@ -1,8 +1,10 @@
 """Pictures into the model square, and what is refused before it can do harm."""
 
 import io
+import re
 import resource
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -232,6 +234,32 @@ def test_a_huge_picture_is_refused_by_its_header(content: bytes, size: str) -> N
 
 
 @pytest.mark.usefixtures("little_memory")
+def with_scans(width: int, height: int, scans: int) -> bytes:
+    """A progressive JPEG file whose first scan after that of the means comes again and again."""
+    content = encoded(ramp(width, height), "JPEG", progressive=True)
+    places = [each.start() for each in re.finditer(rb"\xff\xda", content)]
+    again = content[places[1] : places[2]]
+    return content[: places[2]] + again * (scans - len(places)) + content[places[2] :]
+
+
+@pytest.mark.parametrize(("side", "scans"), [(64, 101), (64, 1000), (4000, 60)])
+def test_a_file_of_many_scans_is_refused_before_it_is_decoded(side: int, scans: int) -> None:
+    content = with_scans(side, side, scans)
+    started = time.process_time()
+    with pytest.raises(PictureError, match=f"{side}x{side} pixels has {scans} scans"):
+        decode(content)
+    assert time.process_time() - started < 0.5
+
+
+def test_a_file_of_some_scans_is_read() -> None:
+    pixels = decode(with_scans(64, 64, 100))
+    assert np.abs(pixels.astype(int) - ramp(64, 64)).mean() < 8
+    thumbnail = with_scans(32, 32, 99)  # scans within a segment, and after the end, are none of the picture's
+    plain = encoded(ramp(64, 64), "JPEG", comment=thumbnail)
+    assert plain.count(b"\xff\xda") == 100
+    np.testing.assert_array_equal(decode(plain + thumbnail), decode(encoded(ramp(64, 64), "JPEG")))
+
+
 def test_the_limit_on_memory_would_have_been_felt() -> None:
     with pytest.raises(PictureError, match="damaged"):
         decode(huge_png(8_000, 8_000))  # within the limits, so it is decoded: 192 MB

@@ -1,6 +1,7 @@
 """Decode a picture and bring it to the model's square without changing its shape."""
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,14 @@ FEWEST_LEVELS = 16
 """Of the 256 levels of eight bits; a picture that reaches no more shows nothing."""
 MAX_PAGES = 64
 """Most pages of a TIFF file; a picture has few."""
+MAX_SCANS = 100
+"""Most scans of a JPEG file; a progressive one has about ten, and each goes over the whole picture."""
+MAX_SCANNED = 12 * MAX_PIXELS
+"""Most pixels of a JPEG file times its scans."""
+_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+"""A marker of a JPEG file, but for those between the blocks of a scan."""
+_ALONE, _END, _SCAN = (0x01, 0xD8), 0xD9, 0xDA
+"""Markers without a length, of the end, and of a scan."""
 
 # check_size decides, and what cannot be read is refused; set once, since catching warnings is not safe in threads.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -180,6 +189,8 @@ def decode(content: bytes, bits: int | None = EIGHT) -> Values:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             page = _turn_to_largest(image)
             check_size(*image.size)
+            if image.format == "JPEG":
+                _check_scans(content, *image.size)
             held = _held_bits(image)
             if bits is None:
                 bits = held
@@ -199,6 +210,21 @@ def decode(content: bytes, bits: int | None = EIGHT) -> Values:
     except Exception as error:  # the readers raise errors of any kind on damaged files
         msg = f"the picture is damaged or truncated ({error}); send the whole file again"
         raise PictureError(msg) from error
+
+
+def _check_scans(content: bytes, width: int, height: int) -> None:
+    """Refuse a JPEG file whose scans would take many times as long as its size lets expect."""
+    scans, place = 0, 0
+    while (found := _MARKER.search(content, place)) and (kind := found[1][0]) != _END:
+        scans += kind == _SCAN
+        length = 0 if kind in _ALONE else int.from_bytes(content[found.end() : found.end() + 2])
+        place = found.end() + length
+    if scans > MAX_SCANS or scans * width * height > MAX_SCANNED:
+        msg = (
+            f"the JPEG file of {width}x{height} pixels has {scans} scans, which would take too long; it was not "
+            "decoded: save it again as baseline JPEG"
+        )
+        raise PictureError(msg)
 
 
 def _upper_eight(values: NDArray[np.uint16], held: int) -> Pixels:
