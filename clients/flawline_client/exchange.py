@@ -214,8 +214,11 @@ class Exchange:
         attempt, unavailable = 0, None
         while True:
             remaining = max(deadline - time.monotonic(), 0.001)
+            limits: dict[str, float] = {"client_timeout": remaining}
+            if method == "infer":
+                limits["timeout"] = round(remaining * 1e6)  # the server drops what nobody waits for any more
             try:
-                return (yield Call(method, {**arguments, "client_timeout": remaining}))
+                return (yield Call(method, {**arguments, **limits}))
             except InferenceServerException as error:
                 code = status_name(error)
                 if code == "DEADLINE_EXCEEDED" and unavailable is not None:

@@ -31,6 +31,7 @@ Picture = bytes | str | Path | Pixels
 CLASSES = "classes"
 """Parameter of a line's models with the names of its classes, as a JSON list in the order of their numbers."""
 _NOT_LOADED = "has no available versions"
+_FULL = re.compile(r"maximum queue size|request timeout expired", re.IGNORECASE)
 _DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
 """What Triton says, as INTERNAL, of a stage whose process has ended; whoever runs the server restarts it."""
 
@@ -196,6 +197,12 @@ def to_inspection_error(
         msg = (
             f"{about}line '{line}' at {url} has lost a stage ({reason}); restart the server if asking again does "
             "not help"
+        )
+        return ServerUnavailable(msg, code, source)
+    if _FULL.search(reason):
+        msg = (
+            f"{about}line '{line}' at {url} has more pictures waiting than it takes ({reason}); send fewer at "
+            "once, allow more time, or give the line another server"
         )
         return ServerUnavailable(msg, code, source)
     if code == "UNAVAILABLE":

@@ -4,6 +4,7 @@ Nothing of Flawline asks here: any gRPC client that speaks Triton's protocol is 
 """
 
 import os
+import queue
 import re
 import shutil
 import signal
@@ -404,6 +405,54 @@ def test_an_unknown_line_is_not_found(ask: Ask) -> None:
 
 
 # --- what a server survives ---
+
+
+@pytest.mark.parametrize("model", ["woven", "woven_fused"])
+def test_a_flood_is_refused_beyond_what_may_wait(
+    server: TritonServer, published: Published, model: str
+) -> None:
+    """Every request has its answer, most at once a refusal, and who comes afterwards does not wait for them all."""
+    content = encoded(wide(published, "woven", 0))
+    answers: queue.Queue[InferenceServerException | None] = queue.Queue()
+    with InferenceServerClient(server.grpc_url) as client:
+        client.infer(model, [image(content)], client_timeout=60)
+        for _ in range(600):
+            client.async_infer(
+                model, [image(content)], lambda result, error: answers.put(error), client_timeout=120
+            )
+        errors = [answers.get(timeout=120) for _ in range(600)]
+        refused = [error for error in errors if error is not None]
+        assert {str(error.status()) for error in refused} == {"StatusCode.UNAVAILABLE"}
+        assert all("Exceeds maximum queue size" in str(error) for error in refused)
+        assert 64 <= errors.count(None) < 400
+        client.infer(model, [image(content)], client_timeout=60)
+
+
+def test_what_nobody_waits_for_is_dropped(server: TritonServer, published: Published) -> None:
+    """A request whose own time is over before its turn is refused by the server, and not computed."""
+    content = encoded(wide(published, "woven", 0))
+    answers: queue.Queue[InferenceServerException | None] = queue.Queue()
+    with InferenceServerClient(server.grpc_url) as client:
+        before = _computed(client, "woven_fused")
+        for _ in range(60):
+            client.async_infer(
+                "woven_fused",
+                [image(content)],
+                lambda result, error: answers.put(error),
+                client_timeout=120,
+                timeout=1,
+            )
+        errors = [answers.get(timeout=120) for _ in range(60)]
+        late = [error for error in errors if error is not None]
+        assert late
+        assert all("timeout expired" in str(error).lower() for error in late)
+        assert _computed(client, "woven_fused") - before == 60 - len(late)
+
+
+def _computed(client: InferenceServerClient, model: str) -> int:
+    """Pictures that a model has computed so far."""
+    (stats,) = client.get_inference_statistics(model).model_stats
+    return int(stats.inference_count)
 
 
 def flip_a_byte(repository: Path) -> str:

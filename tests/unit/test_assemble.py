@@ -10,7 +10,7 @@ from flawline.artefact.manifest import Manifest, PartFacts, TensorFacts
 from flawline.artefact.served import NEGATIVE, POSITIVE
 from flawline.detectors.part import MAX_PARTS
 from flawline.repository import names
-from flawline.repository.assemble import MAX_BATCH, line_models, native_discrepancy
+from flawline.repository.assemble import BATCHING, MAX_BATCH, line_models, native_discrepancy
 from flawline.repository.model_config import ModelConfig, Tensor
 from flawline.repository.publish import CONFIG, shared_stages
 from flawline.scoring.finding import ROLES
@@ -109,7 +109,7 @@ def test_the_hand_written_stages_agree_with_the_code() -> None:
         assert config.name == name
         assert config.max_batch_size == MAX_BATCH
         assert config.backend == "python"
-        assert config.dynamic_batching is not None
+        assert config.dynamic_batching == BATCHING
         assert [(group.count, group.kind) for group in config.instance_groups] == [(1, "KIND_CPU")]
         assert table(config.inputs).get("ARTEFACT_KEY", key) == key
         assert table(config.inputs).get("GEOMETRY", ("TYPE_INT32", (2,))) == ("TYPE_INT32", (2,))

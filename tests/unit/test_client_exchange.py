@@ -216,6 +216,8 @@ def test_each_call_gets_the_time_that_is_left():
     _, taken = run(exchange(timeout=4).inspect("bolts", b"x", "a"), refusal("UNAVAILABLE"), ANSWER)
     first, _, second = taken
     assert 0 < second.arguments["client_timeout"] < first.arguments["client_timeout"] <= 4
+    for asked in (first, second):  # the server drops what nobody waits for any more
+        assert asked.arguments["timeout"] == round(asked.arguments["client_timeout"] * 1e6)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,10 @@ NEIGHBOUR = (
 )
 Refusal = tuple[grpc.StatusCode, str]
 UNAVAILABLE: Refusal = (grpc.StatusCode.UNAVAILABLE, "the server is starting")
+FULL: Refusal = (
+    grpc.StatusCode.UNAVAILABLE,
+    "in ensemble 'bolts', [request id: <id_unknown>] Exceeds maximum queue size",
+)
 LOST: Refusal = (grpc.StatusCode.INTERNAL, DIED)
 OF_ANOTHER: Refusal = (grpc.StatusCode.INVALID_ARGUMENT, NEIGHBOUR)
 """To the whole batch in which another client's malformed request was."""
@@ -98,7 +102,9 @@ Asking = Callable[[str, float], Inspection]
 
 
 @BOTH
-@pytest.mark.parametrize("refusal", [UNAVAILABLE, LOST, OF_ANOTHER], ids=["starting", "died", "of another"])
+@pytest.mark.parametrize(
+    "refusal", [UNAVAILABLE, FULL, LOST, OF_ANOTHER], ids=["starting", "full", "died", "of another"]
+)
 def test_a_picture_is_sent_again_as_long_as_there_is_time(
     scripted: tuple[Scripted, str], ask: Asking, refusal: Refusal
 ) -> None:
@@ -117,9 +123,10 @@ def test_a_picture_is_sent_again_as_long_as_there_is_time(
     ("refusal", "said"),
     [
         (UNAVAILABLE, r"is not available \(the server is starting\)"),
+        (FULL, r"'bolts' at \S+ has more pictures waiting than it takes \(Exceeds maximum queue size\)"),
         (LOST, r"has lost a stage \(Failed to process .*is not healthy\.\); restart the server if"),
     ],
-    ids=["starting", "died"],
+    ids=["starting", "full", "died"],
 )
 def test_the_users_deadline_ends_it_and_the_reason_is_kept(
     scripted: tuple[Scripted, str], ask: Asking, refusal: Refusal, said: str

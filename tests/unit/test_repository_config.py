@@ -14,6 +14,7 @@ from flawline.repository.model_config import (
     EnsembleStep,
     InstanceGroup,
     ModelConfig,
+    QueuePolicy,
     Tensor,
 )
 
@@ -28,7 +29,9 @@ STAGE: dict[str, Any] = {
     "max_batch_size": 8,
     "inputs": (X, Tensor(name="FILE", dtype="TYPE_STRING", dims=(1,), optional=True, ragged=True)),
     "outputs": (Y,),
-    "dynamic_batching": DynamicBatching(max_queue_delay_us=500),
+    "dynamic_batching": DynamicBatching(
+        max_queue_delay_us=500, queue=QueuePolicy(max_queue_size=9, longest_wait_us=70)
+    ),
     "instance_groups": (InstanceGroup(count=2), InstanceGroup(kind="KIND_GPU")),
     "parameters": {"THREADS": "2", "BANK": "größe"},
     "versions": (3, 7),
@@ -45,6 +48,7 @@ ENSEMBLE: dict[str, Any] = {
         EnsembleStep(model="second", version=3, inputs={"C": "middle", "D": "X"}, outputs={"E": "Y"}),
     ),
 }
+WAITING = "max_queue_size: 9 default_timeout_microseconds: 70 allow_timeout_override: true"
 WARM_INPUT = 'inputs { key: "X" value { dims: 1 data_type: TYPE_FP32 zero_data: true } }'
 PBTXT = """
 name: "stage" backend: "python" max_batch_size: 8
@@ -76,7 +80,15 @@ def test_says_to_triton_what_was_meant() -> None:
         input { name: "X" data_type: TYPE_FP32 dims: [ 3, -1 ] }
         input { name: "FILE" data_type: TYPE_STRING dims: 1 optional: true allow_ragged_batch: true }
         output { name: "Y" data_type: TYPE_BOOL dims: 1 }
-        dynamic_batching { max_queue_delay_microseconds: 500 }
+        dynamic_batching {
+          max_queue_delay_microseconds: 500
+          default_queue_policy {
+            timeout_action: REJECT
+            default_timeout_microseconds: 70
+            allow_timeout_override: true
+            max_queue_size: 9
+          }
+        }
         instance_group { count: 2 kind: KIND_CPU }
         instance_group { count: 1 kind: KIND_GPU }
         parameters { key: "THREADS" value { string_value: "2" } }
@@ -132,7 +144,10 @@ def test_the_hand_written_configurations_are_found() -> None:
         ("model_transaction_policy { decoupled: true }", "model_transaction_policy"),
         ("response_cache { enable: true }", "response_cache"),
         ("dynamic_batching { preserve_ordering: true }", "dynamic_batching"),
-        ("dynamic_batching { default_queue_policy { timeout_action: DELAY } }", "dynamic_batching"),
+        (
+            f"dynamic_batching {{ default_queue_policy {{ {WAITING} timeout_action: DELAY }} }}",
+            "dynamic_batching",
+        ),
         ("instance_group { count: 1 kind: KIND_CPU passive: true }", "instance_group"),
         ("sequence_batching { }", "sequence_batching"),
         ('output { name: "Z" data_type: TYPE_BOOL dims: 1 label_filename: "l" }', "output"),

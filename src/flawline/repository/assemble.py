@@ -10,6 +10,7 @@ from flawline.repository.model_config import (
     EnsembleStep,
     InstanceGroup,
     ModelConfig,
+    QueuePolicy,
     Tensor,
 )
 from flawline.scoring.picture import EIGHT
@@ -18,6 +19,12 @@ from flawline_client.wire import CLASSES
 
 MAX_BATCH = 8
 """Largest batch of every stage; the shared stages' hand-written configurations say the same. See `_most`."""
+
+BATCHING = DynamicBatching(queue=QueuePolicy(max_queue_size=64, longest_wait_us=600_000_000))
+"""How every stage waits; the shared stages' hand-written configurations say the same.
+
+What 64 waiting requests take is as long as most clients wait; a client that gives up earlier says so by `timeout`.
+"""
 
 _IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
 _PIXELS = Tensor(name="PIXELS", dtype="TYPE_UINT8", dims=(-1, -1, 3))
@@ -100,7 +107,7 @@ def _discrepancy(manifest: Manifest) -> ModelConfig:
         max_batch_size=_most(manifest),
         inputs=(Tensor(name="PICTURE", dtype=_pixels(manifest).dtype, dims=(*sides, 3)),),
         outputs=(*(tensor for part in manifest.parts for tensor in _found(part, manifest)), _KEY),
-        dynamic_batching=DynamicBatching(),
+        dynamic_batching=BATCHING,
         instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
         versions=(manifest.version,),
     )
@@ -176,7 +183,7 @@ def _fused(manifest: Manifest) -> ModelConfig:
         max_batch_size=_most(manifest),
         inputs=tuple(doors),
         outputs=_verdict(manifest),
-        dynamic_batching=DynamicBatching(),
+        dynamic_batching=BATCHING,
         instance_groups=(InstanceGroup(count=1, kind="KIND_CPU"),),
         parameters=_parameters(manifest),
         versions=(manifest.version,),

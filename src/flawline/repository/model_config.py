@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from google.protobuf import text_format
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup
+from tritonclient.grpc.model_config_pb2 import DataType, ModelInstanceGroup, ModelQueuePolicy
 from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 
 from flawline.errors import ArtefactError
@@ -62,10 +62,23 @@ class Tensor(_Frozen):
 Tensors = Annotated[tuple[Tensor, ...], AfterValidator(_not_empty)]
 
 
+class QueuePolicy(_Frozen):
+    """At most `max_queue_size` requests wait; more are refused, and so is one that waits longer than it may.
+
+    That is `longest_wait_us` microseconds, or the request's own `timeout` where that is less. Both are answered by
+    UNAVAILABLE.
+    """
+
+    max_queue_size: Count
+    longest_wait_us: Count
+
+
 class DynamicBatching(_Frozen):
     """Joins waiting requests into one execution, after `max_queue_delay_us` microseconds at most."""
 
     max_queue_delay_us: Natural = 0
+    queue: QueuePolicy | None = None
+    """None lets any number of requests wait, for ever."""
 
 
 class InstanceGroup(_Frozen):
@@ -238,6 +251,12 @@ def _to_message(config: ModelConfig) -> Message:
     if config.dynamic_batching is not None:
         # Even zero makes the message present.
         message.dynamic_batching.max_queue_delay_microseconds = config.dynamic_batching.max_queue_delay_us
+        if (queue := config.dynamic_batching.queue) is not None:
+            policy = message.dynamic_batching.default_queue_policy
+            policy.timeout_action = ModelQueuePolicy.TimeoutAction.REJECT
+            policy.default_timeout_microseconds = queue.longest_wait_us
+            policy.allow_timeout_override = True
+            policy.max_queue_size = queue.max_queue_size
     return message
 
 
@@ -282,4 +301,13 @@ def _tensor(entry: Any) -> dict[str, Any]:  # noqa: ANN401  protobuf's ModelInpu
 
 
 def _batching(message: Message) -> dict[str, Any]:
-    return {"max_queue_delay_us": message.dynamic_batching.max_queue_delay_microseconds}
+    batching = message.dynamic_batching
+    policy = batching.default_queue_policy
+    queue = {
+        "max_queue_size": policy.max_queue_size,
+        "longest_wait_us": policy.default_timeout_microseconds,
+    }
+    return {
+        "max_queue_delay_us": batching.max_queue_delay_microseconds,
+        "queue": queue if batching.HasField("default_queue_policy") else None,
+    }
