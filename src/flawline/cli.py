@@ -33,8 +33,8 @@ app = typer.Typer(
 Detector = Annotated[
     str,
     typer.Argument(
-        help="exdd, sacd, ddpm_ast or d3n (boxes), or several joined by +, such as ddpm_ast+exdd; or auto, which "
-        "tries them at several settings on held-out training pictures, chooses one, and says why."
+        help="exdd, sacd, ddpm_ast, segmenter or d3n (boxes), or several joined by +, such as ddpm_ast+exdd; or "
+        "auto, which tries several at several settings on held-out training pictures, chooses one, and says why."
     ),
 ]
 Data = Annotated[

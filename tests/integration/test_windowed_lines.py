@@ -32,7 +32,7 @@ FOUR_MB = 4 << 20
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A student, which has hardly learnt, beside banks, built by the command with `--windows`."""
+    """A student and a segmenter, which have hardly learnt, beside banks, built by the command with `--windows`."""
     folder = tmp_path_factory.mktemp("windows")
     drawn = SurfaceOptions(
         family="cast",
@@ -46,11 +46,17 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     load(drawn, cache=folder)
     quick = {"weight": 0.05, "training": {"steps": 4, "pairs": 2, "crop": 64}}
-    recipe = {"sacd": quick, "windows": {"overlap": 64}, "synthesis": "cutpaste", "synthetic_count": 8}
+    recipe = {
+        "sacd": quick,
+        "segmenter": quick,
+        "windows": {"overlap": 64},
+        "synthesis": "cutpaste",
+        "synthetic_count": 8,
+    }
     recipe["teacher"] = "builtin"  # which sees less of what lies around a patch, so that boxes are tight
     (folder / "quick.yaml").write_text(yaml.safe_dump(recipe))
     root, _ = load(drawn, cache=folder)
-    arguments = ["build", "sacd+exdd", "--data", f"folder:{root}", "--line", "plate"]
+    arguments = ["build", "sacd+segmenter+exdd", "--data", f"folder:{root}", "--line", "plate"]
     arguments += ["--repository", str(folder / "repository"), "--recipe", str(folder / "quick.yaml")]
     arguments += ["--windows", "1", "--size", str(WINDOW), "--false-alarm", "0.2"]
     arguments += ["--report", str(folder / "report.html")]

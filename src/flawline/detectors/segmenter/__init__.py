@@ -1,0 +1,1 @@
+"""segmenter: the teacher's backbone, tuned from end to end to mark synthetic defects."""
