@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flawline.errors import ArtefactError, DataError
-from flawline.training import Budget, Training, TrainingState, freeze_statistics, loop, train
+from flawline.training import Budget, Training, TrainingState, follow, freeze_statistics, loop, train
 from flawline.training import state as state_module
 
 IDENTITY = {"seed": 0, "recipe": {"size": 64, "kinds": (1, 2)}, "pictures": "a" * 64}
@@ -346,3 +346,16 @@ def test_a_continued_build_gives_each_training_the_same_share(
 def test_a_budget_of_nothing_is_refused(seconds: float, trainings: int) -> None:
     with pytest.raises(ValueError, match="more than 0 seconds"):
         Budget(seconds, trainings)
+
+
+def test_the_average_follows_fast_at_first_and_keeps_most_later() -> None:
+    average, module = (nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)) for _ in range(2))
+    for each, value in ((average, 0.0), (module, 1.0)):
+        for tensor in each.state_dict().values():
+            tensor.fill_(value)
+    follow(average, module, 1, 0.9)
+    assert average[0].weight.item() == pytest.approx(9 / 11)
+    assert average[1].running_mean.item() == pytest.approx(9 / 11)
+    assert average[1].num_batches_tracked.item() == 1
+    follow(average, module, 10_000, 0.9)
+    assert average[0].weight.item() == pytest.approx(9 / 11 * 0.9 + 0.1)

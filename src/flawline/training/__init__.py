@@ -1,7 +1,8 @@
 """The one training loop, its state on disk and its budget of time."""
 
+from flawline.training.average import follow
 from flawline.training.budget import Budget
 from flawline.training.loop import MOST_STEPS, Training, freeze_statistics, train
 from flawline.training.state import TrainingState
 
-__all__ = ["MOST_STEPS", "Budget", "Training", "TrainingState", "freeze_statistics", "train"]
+__all__ = ["MOST_STEPS", "Budget", "Training", "TrainingState", "follow", "freeze_statistics", "train"]

@@ -13,7 +13,7 @@ from flawline.detectors.d3n.losses import Targets, losses
 from flawline.detectors.d3n.network import Detector
 from flawline.detectors.d3n.pictures import Batch, Labelled
 from flawline.teachers import Teacher
-from flawline.training import Training, TrainingState, freeze_statistics, train
+from flawline.training import Training, TrainingState, follow, freeze_statistics, train
 
 _NORM = 10.0
 """Largest norm of the gradients of a group of weights."""
@@ -91,7 +91,7 @@ def train_detector(
         return [config.learning_rate * share * _schedule(done, config.warm_up) for share in shares]
 
     def after(done: int) -> None:
-        _follow(average, detector, min(config.average, (1 + done) / (10 + done)))
+        follow(average, detector, done, config.average)
 
     told = {**(identity or {}), "training": config.model_dump(mode="json"), "seed": seed}
     training = train(
@@ -142,13 +142,3 @@ def _frozen(body: nn.Module, share: float) -> list[nn.Module]:
     for each in frozen:
         each.requires_grad_(requires_grad=False)
     return frozen
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, module: nn.Module, keep: float) -> None:
-    """Move the running average of all weights and statistics towards those of a module."""
-    for mine, other in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
-        if mine.is_floating_point():
-            mine.lerp_(other, 1 - keep)
-        else:
-            mine.copy_(other)

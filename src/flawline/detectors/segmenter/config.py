@@ -19,6 +19,7 @@ class TuningConfig(BaseModel):
         learning_rate: highest learning rate, above 0, of what is new; it rises at first, then falls along a cosine.
         backbone_rate: learning rate of the backbone as a share of that, 0 to 1.
         weight_decay: weight decay of AdamW, 0 or more.
+        average: share that the running average of the weights keeps at a step, late in training, in [0, 1).
         vary: how good pictures are varied before crops are cut out of them.
 
     """
@@ -31,6 +32,7 @@ class TuningConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, le=1)
     backbone_rate: float = Field(0.1, ge=0, le=1)
     weight_decay: float = Field(1e-4, ge=0, le=1)
+    average: float = Field(0.998, ge=0, lt=1)
     vary: VariationConfig = VariationConfig(flips=True, zoom=1.25, light=0.2, trim=4)
 
 

@@ -1,5 +1,6 @@
 """Train the segmenter on pairs of clean and corrupted crops."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor
 from flawline.detectors.segmenter.config import TuningConfig
 from flawline.detectors.segmenter.model import Segmenter, groups, twins
 from flawline.detectors.students.crops import Crops
-from flawline.training import Training, TrainingState, freeze_statistics, train
+from flawline.training import Training, TrainingState, follow, freeze_statistics, train
 
 _WARM_UP = 0.02
 """Share of the training in which the learning rate rises."""
@@ -30,7 +31,7 @@ def tune(
     identity: Mapping[str, object] | None = None,
     progress: Callable[[float, float], None] | None = None,
 ) -> Training:
-    """Train `network` in place, and leave it frozen in evaluation mode.
+    """Train `network` in place, and leave the running average of its weights in it, frozen, in evaluation mode.
 
     Args:
         network: on the device of the crops.
@@ -51,6 +52,7 @@ def tune(
     """
     network.requires_grad_(requires_grad=True)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = copy.deepcopy(network).eval().requires_grad_(requires_grad=False)
     parameters, shares = groups(network, config.backbone_rate)
     optimiser = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
 
@@ -69,17 +71,21 @@ def tune(
         fallen = _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * done))
         return [config.learning_rate * share * risen * fallen for share in shares]
 
+    def after(done: int) -> None:
+        follow(average, network, done, config.average)
+
+    told = {**(identity or {}), "training": config.model_dump(mode="json")}
     training = train(
         step,
-        TrainingState(
-            {"network": network}, optimiser, {**(identity or {}), "training": config.model_dump(mode="json")}
-        ),
+        TrainingState({"network": network, "average": average}, optimiser, told),
         steps=config.steps,
         rates=rates,
         clip=(5.0, 5.0),
         budget=budget,
         checkpoint=checkpoint,
+        after=after,
         progress=progress,
     )
+    network.load_state_dict(average.state_dict())
     network.eval().requires_grad_(requires_grad=False)
     return training
