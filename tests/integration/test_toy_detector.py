@@ -64,7 +64,7 @@ def built(
 
 @pytest.mark.usefixtures("installed")
 def test_it_is_found_by_its_entry_point(tmp_path: Path) -> None:
-    assert PARTS.names() == ("exdd", "sacd", "ddpm_ast", "d3n", "toy")
+    assert PARTS.names() == ("exdd", "sacd", "ddpm_ast", "d3n", "segmenter", "toy")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("toy: {cells: 4}\n")
     assert read_recipe(recipe).part("toy").model_dump()["cells"] == 4

@@ -89,7 +89,7 @@ def test_a_detector_is_parts_in_the_order_of_its_name(installed: Path, text: str
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("exd", r"unknown detector 'exd'; there are: exdd, sacd, ddpm_ast, d3n, boxer"),
+        ("exd", r"unknown detector 'exd'; there are: exdd, sacd, ddpm_ast, d3n, segmenter, boxer"),
         ("", r"unknown detector ''"),
         ("exdd+", r"unknown detector ''"),
         ("exdd+exdd", r"detector 'exdd\+exdd': name each of at most 3 detectors once"),

@@ -275,8 +275,8 @@ PARTS: Registry[type[Part]] = Registry(
         "exdd": "flawline.detectors.exdd.part:ExDDPart",
         "sacd": "flawline.detectors.sacd.part:SACDPart",
         "ddpm_ast": "flawline.detectors.ddpm_ast.part:DDPMASTPart",
-        "segmenter": "flawline.detectors.segmenter.part:SegmenterPart",
         "d3n": "flawline.detectors.d3n.part:D3NPart",
+        "segmenter": "flawline.detectors.segmenter.part:SegmenterPart",
     },
 )
 """Every detector by name."""
