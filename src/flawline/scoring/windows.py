@@ -179,7 +179,7 @@ def run_windows(
         run: graph, from UINT8 or UINT16 [B, S, S, 3] to its outputs by name, batch first.
         plane: [rows, columns, 3] of the same type, as `frame` gives it.
         geometry: where the windows lie in it; a square is one window.
-        boxes: names of the outputs that are boxes, FP32 [B, R, 6] as in flawline.scoring.finding.Finding.
+        boxes: names of those that are boxes, FP32 [B, R, 6] as in flawline.scoring.finding.Finding, if there.
 
     Returns:
         Outputs of the whole picture by name, without a batch: a grid [rows, columns, ...] is stitched, boxes are
@@ -193,14 +193,14 @@ def run_windows(
     places = list(product(range(len(layout.tops)), range(len(layout.lefts))))
     most = max(1, CHUNK_PIXELS // layout.side**2)
     whole: Arrays = {}
-    lists: dict[str, list[Floats]] = {name: [] for name in boxes}
+    lists: dict[str, list[Floats]] = {}
     for start in range(0, len(places), most):
         chunk = places[start : start + most]
         corners = [(layout.tops[row], layout.lefts[column]) for row, column in chunk]
         cut = [plane[top : top + layout.side, left : left + layout.side] for top, left in corners]
         for name, values in run(np.stack(cut)).items():
-            if name in lists:
-                lists[name].extend(values)
+            if name in boxes:
+                lists.setdefault(name, []).extend(values)
                 continue
             if values.ndim < 3:
                 whole.setdefault(name, values[0])
