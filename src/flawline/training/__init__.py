@@ -3,6 +3,16 @@
 from flawline.training.average import follow
 from flawline.training.budget import Budget
 from flawline.training.loop import MOST_STEPS, Training, freeze_statistics, train
+from flawline.training.precision import mixed_precision
 from flawline.training.state import TrainingState
 
-__all__ = ["MOST_STEPS", "Budget", "Training", "TrainingState", "follow", "freeze_statistics", "train"]
+__all__ = [
+    "MOST_STEPS",
+    "Budget",
+    "Training",
+    "TrainingState",
+    "follow",
+    "freeze_statistics",
+    "mixed_precision",
+    "train",
+]

@@ -26,7 +26,7 @@ class TuningConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: int = Field(2000, ge=1, le=MOST_STEPS)
+    steps: int = Field(3000, ge=1, le=MOST_STEPS)
     pairs: int = Field(4, ge=1, le=256)
     crop: int = Field(256, ge=64, le=1024, multiple_of=32)
     learning_rate: float = Field(2e-3, gt=0, le=1)

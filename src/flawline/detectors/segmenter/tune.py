@@ -11,7 +11,7 @@ from torch import Tensor
 from flawline.detectors.segmenter.config import TuningConfig
 from flawline.detectors.segmenter.model import Segmenter, groups, twins
 from flawline.detectors.students.crops import Crops
-from flawline.training import Training, TrainingState, follow, freeze_statistics, train
+from flawline.training import Training, TrainingState, follow, freeze_statistics, mixed_precision, train
 
 _WARM_UP = 0.02
 """Share of the training in which the learning rate rises."""
@@ -62,8 +62,7 @@ def tune(
         freeze_statistics(network if done >= _FREEZE_AT else network.body)
         batch = crops.draw(number, config.pairs)
         pixels, mask = twins(batch.clean, batch.corrupted, batch.mask)
-        # On CPUs the gradients of depthwise convolutions are slower in BF16 than in FP32.
-        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=pixels.device.type == "cuda"):
+        with mixed_precision(pixels.device):
             return network.loss(pixels.contiguous(memory_format=torch.channels_last), mask)
 
     def rates(_number: int, done: float) -> list[float]:
