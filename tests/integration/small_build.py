@@ -12,7 +12,14 @@ SIZE, LARGER = 128, 192
 _QUICK = {"synthesis": "cutpaste", "training": {"steps": 4, "pairs": 2, "crop": 64}}
 BUILTIN = {"teacher": "builtin"}
 """Half the time of the default teacher, for each picture and to export; `woven` and the documents have that one."""
-LEARNT = {**BUILTIN, "false_alarm": 0.1, "parity_pictures": 8, "sacd": _QUICK, "ddpm_ast": _QUICK}
+LEARNT = {
+    **BUILTIN,
+    "false_alarm": 0.1,
+    "parity_pictures": 8,
+    "sacd": _QUICK,
+    "ddpm_ast": _QUICK,
+    "segmenter": _QUICK,
+}
 """Students that have hardly learnt: what they answer means little, but must be answered alike by every path."""
 
 

@@ -42,7 +42,7 @@ def test_the_manifest_says_what_was_chosen_and_why(built: ReleasedLine) -> None:
     manifest = built.manifest
     assert manifest.search is not None
     tried = manifest.search.candidates
-    assert [each.detector for each in tried] == ["exdd", "sacd+exdd", "ddpm_ast+exdd"]
+    assert [each.detector for each in tried] == ["exdd", "sacd+exdd", "ddpm_ast+exdd", "segmenter+exdd"]
     assert all(each.trials >= 1 and each.verdict for each in tried)
     chosen = tried[manifest.search.chosen]
     assert chosen.verdict.startswith("chosen: ")

@@ -26,6 +26,7 @@ from flawline.recipe import Recipe
 QUICK: dict[str, Any] = {
     "sacd": {"training": {"steps": 4, "pairs": 2, "crop": 64}},
     "ddpm_ast": {"width": 8, "training": {"steps": 4, "pairs": 2, "crop": 64}},
+    "segmenter": {"width": 8, "training": {"steps": 4, "pairs": 2, "crop": 64}},
 }
 NORMALS = 24
 
@@ -104,7 +105,7 @@ def test_too_few_to_choose_by(dataset: Dataset, recipe: Recipe, count: int, item
         plan_folds(replace(dataset, samples=few), recipe, seed=0)
 
 
-PARTS = ("exdd", "sacd", "ddpm_ast")
+PARTS = ("exdd", "sacd", "ddpm_ast", "segmenter")
 
 
 def test_no_candidate_is_judged_by_what_it_learns_from(dataset: Dataset, recipe: Recipe) -> None:
@@ -206,7 +207,7 @@ def test_a_recipe_for_one_detector_is_tried_with_that_one() -> None:
     def tried(detector: str) -> tuple[str, ...]:
         return detectors_of(Recipe.model_validate({"detector": detector}))
 
-    assert detectors_of(Recipe()) == ("exdd", "sacd+exdd", "ddpm_ast+exdd")
+    assert detectors_of(Recipe()) == ("exdd", "sacd+exdd", "ddpm_ast+exdd", "segmenter+exdd")
     assert tried("ddpm_ast") == ("ddpm_ast", "ddpm_ast+exdd")
     assert tried("exdd") == ("exdd",)
     assert tried("exdd+sacd") == ("exdd+sacd",)
@@ -287,7 +288,7 @@ def test_the_cheapest_is_chosen_of_those_that_cannot_be_told_apart(
 
     def score(fitted: Any, samples: Sequence[Sample]) -> Sequence[float]:
         """The dearest finds a few more, but others than the rest do."""
-        return even(fitted, samples) if fitted.detector != "ddpm_ast+exdd" else better(fitted, samples)[::-1]
+        return even(fitted, samples) if fitted.detector != "segmenter+exdd" else better(fitted, samples)[::-1]
 
     trials.score = score
     choice = search(dataset, recipe, seed=0)
@@ -309,6 +310,7 @@ def test_students_are_tried_where_the_banks_did_best(
         "exdd, size 128, exposure as it is",
         "sacd+exdd, size 128, exposure as it is",
         "ddpm_ast+exdd, size 128, exposure as it is",
+        "segmenter+exdd, size 128, exposure as it is",
     ]
     assert choice.recipe == recipe.model_copy(update={"even_exposure": False})
 
@@ -331,7 +333,7 @@ def test_what_does_not_fit_into_the_budget_is_listed_and_not_tried(
     choice = search(dataset, recipe, seed=0, budget=0.001)
     first, *others = choice.facts.candidates
     assert (first.trials, choice.facts.chosen) == (1, 0)
-    assert [each.trials for each in others] == [0, 0, 0]
+    assert [each.trials for each in others] == [0, 0, 0, 0]
     assert all(re.match(r"not tried: a trial takes \d+ s or more", each.verdict) for each in others)
     assert len(trials.fitted) == 1, "no student need be probed where not even the banks fit"
     everything = search(dataset, recipe, seed=0, budget=6000)
@@ -348,10 +350,10 @@ def test_a_probe_tells_how_long_a_student_would_train(
     banks = SimpleNamespace(training=None)
     trials.probe = SimpleNamespace(seconds=1.5, model=SimpleNamespace(parts=(student, banks)))
     choice = search(dataset, recipe, seed=0, budget=60)
-    assert [each.trials for each in choice.facts.candidates] == [2, 2, 0, 0]
-    assert [each.seconds for each in choice.facts.candidates[2:]] == pytest.approx([500.5, 500.5], abs=5)
+    assert [each.trials for each in choice.facts.candidates] == [2, 2, 0, 0, 0]
+    assert [each.seconds for each in choice.facts.candidates[2:]] == pytest.approx([500.5] * 3, abs=5)
     probed = [(detector, given["budget"]) for detector, _, given in trials.fitted if given.get("budget")]
-    assert probed == [("sacd+exdd", auto.PROBE_SECONDS), ("ddpm_ast+exdd", auto.PROBE_SECONDS)]
+    assert probed == [(f"{name}+exdd", auto.PROBE_SECONDS) for name in ("sacd", "ddpm_ast", "segmenter")]
     patient = search(dataset, recipe, seed=0, budget=6000)
     assert {each.trials for each in patient.facts.candidates} == {2}
 

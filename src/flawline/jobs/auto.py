@@ -32,8 +32,8 @@ from flawline.training.state import difference
 AUTO = "auto"
 """Name that stands for a detector which is chosen."""
 MEMORY = "exdd"
-DETECTORS = (MEMORY, f"sacd+{MEMORY}", f"ddpm_ast+{MEMORY}")
-"""What is tried, the cheapest first: the banks alone, then each student beside them."""
+DETECTORS = (MEMORY, f"sacd+{MEMORY}", f"ddpm_ast+{MEMORY}", f"segmenter+{MEMORY}")
+"""What is tried, the cheapest first: the banks alone, then each student and the segmenter beside them."""
 SIZES = (256, 384, 512)
 """Sides of the model square that are tried; larger ones than the pictures show nothing more."""
 ROUNDS = 2
