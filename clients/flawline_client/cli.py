@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
+import grpc
 import typer
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
@@ -51,6 +52,19 @@ def _address(url: str) -> str:
     return url
 
 
+def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.ChannelCredentials | None:
+    if (cert is None) != (key is None) or (cert is not None and ca is None):
+        msg = "give --tls-cert and --tls-key together, and --tls-ca with them"
+        raise typer.BadParameter(msg)
+    if ca is None:
+        return None
+    try:
+        authority, chain, private = (None if file is None else file.read_bytes() for file in (ca, cert, key))
+    except OSError as error:
+        _leave(f"{error.filename} cannot be read ({error.strerror}); name a PEM file that you may read")
+    return grpc.ssl_channel_credentials(authority, private, chain)
+
+
 def inspect_command(
     images: Annotated[
         list[Path],
@@ -70,11 +84,25 @@ def inspect_command(
     timeout: Annotated[
         float, typer.Option(min=0.1, max=86_400, help="Seconds that one picture may take.", callback=_number)
     ] = 10.0,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Speak TLS to a server whose authority this PEM file holds."),
+    ] = None,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Certificate of this client in PEM, where the server asks for one."
+        ),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Private key of --tls-cert in PEM.")
+    ] = None,
 ) -> None:
     """Ask a served line which pictures to reject, look at again or pass, and where a defect is.
 
     Exit status: 0 all pictures were answered, 1 some failed, 2 wrong usage, no such line, or no server.
     """
+    credentials = _credentials(tls_ca, tls_cert, tls_key)
     pictures, left_out = find_pictures(images, overlay)
     if not pictures and overlay is not None and find_pictures(images)[0]:
         _leave(f"all pictures lie in {overlay}, where overlays would go; choose another --overlay folder")
@@ -96,7 +124,7 @@ def inspect_command(
     table = _table()
     defects = again = failed = 0
     with (
-        InspectionClient(url, timeout=timeout) as client,
+        InspectionClient(url, timeout=timeout, credentials=credentials) as client,
         _progress(hidden=as_json and sys.stdout.isatty()) as progress,
     ):
         _check_line(client, line, url, timeout)

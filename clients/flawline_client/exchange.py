@@ -42,6 +42,8 @@ LAST_TRY_SECONDS = 0.25
 FAREWELL_SECONDS = 1.0
 """How long `close` waits for the server to forget a region."""
 
+RESTRICTED = "protocol is restricted"
+"""What Triton says, with status UNAVAILABLE, to those who lack the key of an API."""
 GONE = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 """Statuses that say the server did not answer."""
 
@@ -182,7 +184,7 @@ class Exchange:
             yield from self._ask("register_system_shared_memory", arguments, deadline)
         except InferenceServerException as error:
             code = status_name(error)
-            if code in GONE:
+            if code in GONE and not _restricted(error):
                 raise
             if code != "ALREADY_EXISTS":  # that says: an earlier try arrived and only its answer was lost
                 self._regions.refuse()
@@ -225,11 +227,15 @@ class Exchange:
                     raise unavailable from error
                 spare = deadline - time.monotonic() - LAST_TRY_SECONDS
                 spent = self.retries is not None and attempt >= self.retries
-                if code != "UNAVAILABLE" or spent or spare <= 0:
+                if code != "UNAVAILABLE" or _restricted(error) or spent or spare <= 0:
                     raise
                 unavailable = error
             yield Pause(min(pause_after(attempt), spare))
             attempt += 1
+
+
+def _restricted(error: InferenceServerException) -> bool:
+    return RESTRICTED in (error.message() or "")
 
 
 def is_local(url: str) -> bool:

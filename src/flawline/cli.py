@@ -458,18 +458,47 @@ def serve(
     ] = 8000,
     metrics_port: Annotated[int, typer.Option(help="Port for Prometheus.", min=0, max=65535)] = 8002,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(help="Certificate in PEM: gRPC then speaks TLS alone, and HTTP tells health alone."),
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Private key of --tls-cert in PEM.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Authorities in PEM: only clients with a certificate of theirs are answered."),
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[-- OPTION...]", help="Options of tritonserver, which win.", show_default=False
+        ),
+    ] = None,
 ) -> None:
-    """Run the real Triton server in the foreground until Ctrl-C."""
-    from flawline.repository.publish import list_lines, place_shared_stages
-    from flawline.serving.tritonserver import serve_forever
+    """Run the real Triton server in the foreground until Ctrl-C.
 
+    Triton's APIs for traces and logging, and for shared memory unless --host is this machine, want the key that the
+    environment variable FLAWLINE_ADMIN_KEY holds.
+    """
+    from flawline.repository.publish import list_lines, place_shared_stages
+    from flawline.serving.tritonserver import Encryption, serve_forever
+
+    if (tls_cert is None) != (tls_key is None) or (tls_client_ca is not None and tls_cert is None):
+        msg = "give --tls-cert and --tls-key together; --tls-client-ca goes with both"
+        raise typer.BadParameter(msg)
+    encryption = Encryption(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     if repository.is_dir():
         place_shared_stages(repository)
         for line in list_lines(repository):
             if line.problem:
                 say(f"Line '{line.line}' will not be served: {line.problem}")
     status = serve_forever(
-        repository, grpc_port=grpc_port, http_port=http_port, metrics_port=metrics_port, host=host
+        repository,
+        grpc_port=grpc_port,
+        http_port=http_port,
+        metrics_port=metrics_port,
+        host=host,
+        extra_args=options or (),
+        encryption=encryption,
     )
     raise typer.Exit(status)
 

@@ -8,9 +8,11 @@ import math
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -33,6 +35,9 @@ from flawline.progress import say
 from flawline.repository.names import pixels
 
 EXECUTABLE_VARIABLE = "FLAWLINE_TRITONSERVER"
+KEY_VARIABLE = "FLAWLINE_ADMIN_KEY"
+KEY_HEADER = "flawline-admin-key"
+"""Header that opens what is restricted over HTTP; over gRPC `triton-grpc-protocol-` stands before it."""
 CONTAINER_EXECUTABLE = Path("/opt/tritonserver/bin/tritonserver")
 WHEEL = "nvidia-pytriton"
 WHEEL_GLIBC = (2, 35)
@@ -51,6 +56,32 @@ FIRST_REST_S, LONGEST_REST_S = 0.5, 60.0
 """Seconds before a server is started anew, doubled each time it did not last for LASTING_S."""
 LASTING_S = 600.0
 
+_OURS = {
+    "--model-repository": "give --repository",
+    "--model-store": "give --repository",
+    "--model-control-mode": "no client may load models, which are code",
+    "--load-model": "no client may load models, which are code",
+    "--backend-directory": f"set {EXECUTABLE_VARIABLE} to a server that has its own",
+    "--grpc-address": "give --host",
+    "--http-address": "give --host",
+    "--metrics-address": "give --host",
+    "--grpc-port": "give it before the --",
+    "--http-port": "give it before the --",
+    "--metrics-port": "give it before the --",
+}
+"""Options of tritonserver that are not passed on, and what to do instead."""
+_HTTP_APIS = (
+    "inference",
+    "metadata",
+    "model-config",
+    "model-repository",
+    "shared-memory",
+    "statistics",
+    "trace",
+    "logging",
+)
+"""All that HTTP offers but health."""
+_LOOPBACK = ("127.", "localhost", "::1")
 _CANNOT_RUN = (126, 127)
 """Exit status of a program that has no rights, or lacks a shared library."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./@%+=:,-]+")
@@ -247,6 +278,56 @@ def _rename_unless_there(source: Path, target: Path) -> None:
             raise
 
 
+@dataclass(frozen=True)
+class Encryption:
+    """Files in PEM with which gRPC speaks TLS.
+
+    Attributes:
+        certificate: certificate of the server, with those between it and its authority.
+        key: its private key, without a passphrase.
+        clients: certificates of the authorities whose clients are let in; None lets all in.
+
+    """
+
+    certificate: Path
+    key: Path
+    clients: Path | None = None
+
+    def check(self) -> None:
+        """Raise ServerError unless certificate and key belong together and all files can be read."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for file in filter(None, (self.certificate, self.key, self.clients)):
+            try:
+                file.read_bytes()
+            except OSError as error:
+                msg = f"{file} cannot be read ({error.strerror}); name a PEM file that this user may read"
+                raise ServerError(msg) from error
+        try:
+            # An empty passphrase, so that nobody is asked for one.
+            context.load_cert_chain(self.certificate, self.key, password="")
+        except (ssl.SSLError, ValueError) as error:
+            msg = (
+                f"{self.certificate} and {self.key} are no certificate and its key without a passphrase, in PEM; "
+                "name the two files that your authority gave you together"
+            )
+            raise ServerError(msg) from error
+        if self.clients is not None:
+            try:
+                context.load_verify_locations(self.clients)
+            except ssl.SSLError as error:
+                msg = f"{self.clients} holds no certificates in PEM; name the file of the clients' authority"
+                raise ServerError(msg) from error
+
+    def arguments(self) -> Iterator[str]:
+        """Options of tritonserver."""
+        yield "--grpc-use-ssl=true"
+        yield f"--grpc-server-cert={self.certificate.absolute()}"
+        yield f"--grpc-server-key={self.key.absolute()}"
+        if self.clients is not None:
+            yield "--grpc-use-ssl-mutual=true"
+            yield f"--grpc-root-cert={self.clients.absolute()}"
+
+
 class TritonServer:
     """One tritonserver process over a model repository; `with TritonServer(folder) as server:` gives it ready.
 
@@ -255,7 +336,8 @@ class TritonServer:
 
     Models that fail to load do not keep the others from being served; `unready_models` names them. Where one
     has no code at all, on which Triton would hang, it is shown a folder of links to all the others. Its API for
-    loading models is never open: whoever may use that can run code on the server.
+    loading models is never open: whoever may use that can run code on the server. Its APIs for traces and logging
+    want a key, and so does that for shared memory where other machines reach the server.
 
     Args:
         repository: folder of models.
@@ -263,6 +345,9 @@ class TritonServer:
         host: address to listen on. The default is reached from this machine only; a container wants 0.0.0.0.
         install: which tritonserver; found by `find_server` when None.
         extra_args: more command line options of tritonserver; they come last and win.
+        encryption: how gRPC speaks TLS; HTTP, which Triton cannot encrypt, then tells health alone without the key.
+            None speaks plain text.
+        key: value of the header KEY_HEADER that opens what is restricted; None draws one that nobody knows.
         log: file that the server's output is appended to, or an open stream that it is passed to. None keeps it
             in a temporary file for error messages.
         python_shm_bytes: shared memory that each Python model instance starts with and grows by, in bytes.
@@ -279,6 +364,8 @@ class TritonServer:
         host: str = "127.0.0.1",
         install: ServerInstall | None = None,
         extra_args: Sequence[str] = (),
+        encryption: Encryption | None = None,
+        key: str | None = None,
         log: Path | IO[str] | None = None,
         python_shm_bytes: int = 4 * 1024 * 1024,
     ) -> None:
@@ -287,6 +374,8 @@ class TritonServer:
         self._ports = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
         self._install = install
         self._extra_args = tuple(extra_args)
+        self._encryption = encryption
+        self._key = key or secrets.token_hex(16)
         self._log = log
         self._python_shm_bytes = python_shm_bytes
         self._shm_prefix = f"flawline_{uuid.uuid4().hex[:12]}_"
@@ -335,7 +424,8 @@ class TritonServer:
         """Start the process; `wait_ready` waits for its models.
 
         Raises:
-            ServerError: no repository, no server on this machine, or a port that is taken.
+            ServerError: no repository, no server on this machine, a port that is taken, files that are not
+                what TLS needs, or an option that is not passed on.
 
         """
         self.stop()
@@ -343,6 +433,12 @@ class TritonServer:
             msg = f"there is no model repository at {self.repository}; build a line into it first"
             raise ServerError(msg)
         self._stages_at_first = set()
+        _check_options(self._extra_args)
+        if not _PLAIN.fullmatch(self._key):
+            msg = f"the key in {KEY_VARIABLE} has characters that Triton cannot take; use letters and digits"
+            raise ServerError(msg)
+        if self._encryption is not None:
+            self._encryption.check()
         self._held_back = _models_without_code(self.repository)
         install = self._install or find_server()
         self._ports = _claim_ports(self.host, self._ports)
@@ -472,12 +568,26 @@ class TritonServer:
         yield "--disable-auto-complete-config"  # our configurations are complete; completing costs 1.2 s a model
         yield "--log-verbose=0"
         yield f"--exit-timeout-secs={EXIT_TIMEOUT_S}"
+        yield from self._restrictions()
+        if self._encryption is not None:
+            yield from self._encryption.arguments()
         if install.backend_directory is not None:
             yield f"--backend-directory={self._plain(install.backend_directory, 'backends')}"
         yield f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}"
         yield f"--backend-config=python,shm-default-byte-size={self._python_shm_bytes}"
         yield f"--backend-config=python,shm-growth-byte-size={self._python_shm_bytes}"
         yield from self._extra_args
+
+    def _restrictions(self) -> Iterator[str]:
+        """Options that ask for the key wherever no client of a line needs to go."""
+        closed = ["trace", "logging"]
+        # A region of this machine's memory is of no use to others, and may be one of the server's own.
+        if not self.host.startswith(_LOOPBACK):
+            closed.append("shared-memory")
+        yield f"--grpc-restricted-protocol={','.join(closed)}:{KEY_HEADER}={self._key}"
+        if self._encryption is not None:
+            closed = [*_HTTP_APIS]
+        yield f"--http-restricted-api={','.join(closed)}:{KEY_HEADER}={self._key}"
 
     def _without_held_back(self) -> Path:
         """Give a folder with links to all models but those that are held back; it lives as long as the server."""
@@ -561,11 +671,20 @@ class TritonServer:
     def _request(self, method: str, path: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self._address("http"), timeout=5)
         try:
-            connection.request(method, path)
+            connection.request(method, path, headers={KEY_HEADER: self._key})
             response = connection.getresponse()
             return response.status, response.read()
         finally:
             connection.close()
+
+
+def _check_options(options: Sequence[str]) -> None:
+    """Raise ServerError for an option of tritonserver that is not passed on."""
+    for option in options:
+        name = option.partition("=")[0].replace("_", "-")
+        if name in _OURS:
+            msg = f"{name} is not passed on to tritonserver; {_OURS[name]}"
+            raise ServerError(msg)
 
 
 def _children(parent: int) -> dict[int, str]:
@@ -663,10 +782,12 @@ def serve_forever(
     metrics_port: int = 8002,
     host: str = "127.0.0.1",
     extra_args: Sequence[str] = (),
+    encryption: Encryption | None = None,
 ) -> int:
     """Run a server in the foreground until Ctrl-C or SIGTERM; its log passes through to standard error.
 
     Where a stage dies, killed for memory say, the server is started anew: all lines need the shared stages.
+    The environment variable FLAWLINE_ADMIN_KEY holds the key that opens what is restricted.
 
     Returns:
         Exit status: 0 after a requested stop, else the server's own (128 + signal number for a signal).
@@ -685,6 +806,8 @@ def serve_forever(
         metrics_port=metrics_port,
         host=host,
         extra_args=extra_args,
+        encryption=encryption,
+        key=os.environ.get(KEY_VARIABLE),
         log=sys.stderr,
     )
     try:
