@@ -32,7 +32,7 @@ DECISIONS = {
 """Word and style of each answer in the table."""
 
 _errors = Console(stderr=True)
-_URL = re.compile(r"unix(-abstract)?:\S+|(?P<host>[^/\s]+):(?P<port>\d{1,5})")
+_URL = re.compile(r"unix(-abstract)?:\S+|(dns://[^/\s]*/)?(?P<host>[^/\s]+):(?P<port>\d{1,5})")
 
 
 def seconds(value: float) -> float:
@@ -59,7 +59,12 @@ def inspect_command(
     ],
     line: Annotated[str, typer.Option(metavar="NAME", help="Line that judges the pictures.")],
     url: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.", callback=host_and_port)
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The server's gRPC port; dns:///HOST:PORT asks all addresses of HOST in turn.",
+            callback=host_and_port,
+        ),
     ] = "127.0.0.1:8001",
     overlay: Annotated[
         Path | None,
