@@ -18,7 +18,7 @@ OPTIONS = {
     name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for name, command in COMMANDS.items()
 }
-FOREIGN = {"--floor", "--model-config-name=native", "--pretexts", "--seed", "--steps"}
+FOREIGN = {"--exit-timeout-secs", "--floor", "--model-config-name=native", "--pretexts", "--seed", "--steps"}
 """Options of other programs, told in sentences: of benchmarks, pre-training and tritonserver."""
 SOURCES = ("src", "clients", "model_repository")
 
