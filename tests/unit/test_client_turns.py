@@ -1,22 +1,18 @@
-"""`dns:///` addresses against real gRPC servers on this machine, and a name server that is played here."""
+"""`dns:///` addresses against real gRPC servers on this machine, and a name server of our own."""
 
 import asyncio
-import socket
-import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Thread
 
 import grpc
 import pytest
+from name_server import name_server
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from flawline_client import AsyncInspectionClient, InspectionClient
 from flawline_client.cli import host_and_port
 
 PODS = ("127.0.0.1", "127.0.0.2")
-A_RECORD, INTERNET, QUESTION_AT = 1, 1, 12
-POINTER_TO_QUESTION = b"\xc0\x0c"
 
 
 class Pod(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -50,28 +46,8 @@ def pods() -> Iterator[tuple[int, list[Pod]]]:
 @pytest.fixture
 def names() -> Iterator[int]:
     """Port of a name server for which every name has the addresses of both pods."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.bind(("127.0.0.1", 0))
-        thread = Thread(target=_answer_names, args=(listener,))
-        thread.start()
-        yield listener.getsockname()[1]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", listener.getsockname())
-        thread.join()
-
-
-def _answer_names(listener: socket.socket) -> None:
-    while True:
-        asked, sender = listener.recvfrom(4096)
-        if not asked:
-            return
-        end = asked.index(b"\0", QUESTION_AT) + 5
-        wanted = struct.unpack(">H", asked[end - 4 : end - 2])[0]
-        found = PODS if wanted == A_RECORD else ()
-        head = asked[:2] + struct.pack(">HHHHH", 0x8180, 1, len(found), 0, 0)
-        record = POINTER_TO_QUESTION + struct.pack(">HHIH", A_RECORD, INTERNET, 1, 4)
-        answers = b"".join(record + socket.inet_aton(address) for address in found)
-        listener.sendto(head + asked[QUESTION_AT:end] + answers, sender)
+    with name_server(PODS) as port:
+        yield port
 
 
 def test_all_pods_behind_a_name_are_asked_in_turn(pods: tuple[int, list[Pod]], names: int) -> None:

@@ -287,7 +287,7 @@ def test_clients_find_each_pod_by_name(place: str) -> None:
     service = the(place, "Service", "flawline-pods")
     assert service["spec"]["clusterIP"] == "None"
     assert {"name": "grpc", "port": 8001, "targetPort": "grpc"} in service["spec"]["ports"]
-    assert 0 < int(flag(place, "grpc-max-connection-age")) <= 600_000, "or they never learn of new pods"
+    assert 0 < int(flag(place, "grpc-max-connection-age")) <= 120_000, "or they never learn of new pods"
 
 
 @pytest.mark.parametrize("place", ["base", *SERVERS])
