@@ -33,18 +33,19 @@ DECISIONS = {
 """Word and style of each answer in the table."""
 
 _errors = Console(stderr=True)
-_URL = re.compile(r"unix(-abstract)?:\S+|(?P<host>[^/\s]+):(?P<port>\d{1,5})")
+_URL = re.compile(r"unix(-abstract)?:\S+|(dns://[^/\s]*/)?(?P<host>[^/\s]+):(?P<port>\d{1,5})")
 
 
-def _number(value: float) -> float:
-    """Refuse what is no number, which lies within every range."""
+def seconds(value: float) -> float:
+    """Return a number of seconds; refuse what is no number, which lies within every range."""
     if not math.isfinite(value):
         msg = f"{value} is no number of seconds"
         raise typer.BadParameter(msg)
     return value
 
 
-def _address(url: str) -> str:
+def host_and_port(url: str) -> str:
+    """Return the address of a server; refuse what is none."""
     match = _URL.fullmatch(url)
     if match is None or (match["port"] and not 1 <= int(match["port"]) <= 65535):
         msg = f"'{url}' is no HOST:PORT, such as 127.0.0.1:8001; leave out http://, and give a port of 1 to 65535"
@@ -72,7 +73,12 @@ def inspect_command(
     ],
     line: Annotated[str, typer.Option(metavar="NAME", help="Line that judges the pictures.")],
     url: Annotated[
-        str, typer.Option(metavar="HOST:PORT", help="The server's gRPC port.", callback=_address)
+        str,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The server's gRPC port; dns:///HOST:PORT asks all addresses of HOST in turn.",
+            callback=host_and_port,
+        ),
     ] = "127.0.0.1:8001",
     overlay: Annotated[
         Path | None,
@@ -82,7 +88,7 @@ def inspect_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object per picture.")] = False,
     timeout: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="Seconds that one picture may take.", callback=_number)
+        float, typer.Option(min=0.1, max=86_400, help="Seconds that one picture may take.", callback=seconds)
     ] = 10.0,
     tls_ca: Annotated[
         Path | None,

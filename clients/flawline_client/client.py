@@ -22,7 +22,8 @@ class InspectionClient:
     """Asks the lines of one server over gRPC. Safe to use from several threads; close it, or use `with`.
 
     Args:
-        url: the server's gRPC address, `host:port`.
+        url: the server's gRPC address, `host:port`; with `dns:///host:port` the servers of all addresses of that
+            name are asked in turn.
         timeout: seconds that one picture may take in all, repeats and pauses included.
         retries: how often a picture is sent again at most, after growing random pauses, while the server is
             unavailable or a stage of it has died; None sends it again until `timeout` is over. What the server

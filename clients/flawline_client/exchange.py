@@ -5,6 +5,7 @@ sends back what came of them, or throws the OSError or InferenceServerException;
 """
 
 import ipaddress
+import json
 import random
 import time
 from collections.abc import Generator
@@ -41,6 +42,11 @@ LAST_TRY_SECONDS = 0.25
 """What is left of the time for the last try, so that it comes just before the deadline and not long before."""
 FAREWELL_SECONDS = 1.0
 """How long `close` waits for the server to forget a region."""
+
+BY_NAME = "dns:"
+"""Addresses that begin so mean every server that the name has, such as a headless Service of Kubernetes."""
+IN_TURN = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+"""For gRPC, which otherwise stays with the first address that answers."""
 
 RESTRICTED = "protocol is restricted"
 """What Triton says, with status UNAVAILABLE, to those who lack the key of an API."""
@@ -79,7 +85,8 @@ class Exchange:
     """Everything a client says to one server; safe to use from several threads.
 
     Args:
-        url: the server's gRPC address, `host:port`.
+        url: the server's gRPC address, `host:port`; with `dns:///host:port` the servers of all addresses of that
+            name are asked in turn.
         timeout: seconds that one question may take in all, repeats and pauses included.
         retries: how often a question is repeated at most while the server is unavailable, or a stage of it has
             died; None repeats it until the time is over.
@@ -103,6 +110,8 @@ class Exchange:
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.enable_http_proxy", int(not local)),
         ]
+        if url.startswith(BY_NAME):
+            self.channel_arguments.append(("grpc.service_config", IN_TURN))
         self._classes: dict[tuple[str, str], tuple[str, ...]] = {}
         self._regions = RegionPool(local if shared_memory == "auto" else shared_memory)
 

@@ -4,6 +4,7 @@ Modules that need torch are imported inside the commands that train, so that a s
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from flawline.durations import read_duration
-from flawline.errors import FlawlineError, OutputError
+from flawline.errors import FlawlineError, OutputError, ServerError
 from flawline.files import check_distinct, check_folder
 from flawline.memory import keep_freed_memory
 from flawline.progress import say
 from flawline.targets import TARGETS
 from flawline_client.boundary import told_in_one_sentence
-from flawline_client.cli import inspect_command
+from flawline_client.cli import host_and_port, inspect_command, seconds
 from flawline_client.inspection import InspectionError
 
 app = typer.Typer(
@@ -501,6 +502,37 @@ def serve(
         encryption=encryption,
     )
     raise typer.Exit(status)
+
+
+@app.command()
+def probe(
+    repository: Repository = DEFAULT_REPOSITORY,
+    url: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="The server's HTTP port.", callback=host_and_port)
+    ] = "127.0.0.1:8000",
+    one: Annotated[
+        bool, typer.Option("--one", help="Ask one line, drawn at random, instead of all.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds that one line may take.", callback=seconds)
+    ] = 10.0,
+) -> None:
+    """Ask the lines of a running server about a reference picture each, for health checks: status 0 if all answer.
+
+    A line that refuses because too many wait counts as well: the server works. One that is damaged, so that the
+    server does not serve it, is not asked, unless no other is left. A server of --tls-cert wants the key in
+    FLAWLINE_ADMIN_KEY.
+    """
+    from flawline.serving.probe import probe as ask
+    from flawline.serving.tritonserver import KEY_VARIABLE
+
+    probed = ask(url, repository, one=one, timeout=timeout, key=os.environ.get(KEY_VARIABLE))
+    for each in probed:
+        said = f"answered in {each.seconds:.2f} s" if each.fault is None else each.fault
+        say(f"{each.line}: {said}{' (busy)' if each.busy else ''}")
+    if failed := [each.line for each in probed if each.fault is not None and not each.busy]:
+        msg = f"{', '.join(failed)} did not answer; the server must be started anew"
+        raise ServerError(msg)
 
 
 app.command("inspect")(inspect_command)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
+from name_server import name_server
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from typer.testing import CliRunner
@@ -256,6 +257,47 @@ def test_a_restart_is_ridden_out(repository):
             check_defect(client.inspect("toy", DEFECT))
             assert known_regions(address) == regions() != set()
         assert not regions()
+
+
+def test_no_picture_is_lost_when_a_pod_leaves(repository):
+    """As Kubernetes does it: its address goes, and after a while the server is asked to stop."""
+    addresses = ["127.0.0.1", "127.0.0.2"]
+    with (
+        TritonServer(repository, grpc_port=0, http_port=0, metrics_port=0) as staying,
+        name_server(addresses) as names,
+    ):
+        port = int(staying.grpc_url.rpartition(":")[2])
+        leaving = TritonServer(repository, host="127.0.0.2", grpc_port=port, http_port=0, metrics_port=0)
+        with leaving, InspectionClient(f"dns://127.0.0.1:{names}/pods:{port}", timeout=30) as client:
+            gone = threading.Event()
+
+            def keep_asking() -> int:
+                answers = 0
+                while not gone.is_set():
+                    check_defect(client.inspect("toy", png(DEFECT)))
+                    answers += 1
+                return answers
+
+            with ThreadPoolExecutor(4) as pool:
+                asking = [pool.submit(keep_asking) for _ in range(4)]
+                try:
+                    _until_asked(leaving)
+                    _until_asked(staying)
+                    addresses.remove("127.0.0.2")
+                    time.sleep(1)
+                    leaving.stop()
+                    time.sleep(1)
+                finally:
+                    gone.set()
+                assert sum(each.result() for each in asking) > 0  # raises what any of the questions raised
+
+
+def _until_asked(server: TritonServer) -> None:
+    with InferenceServerClient(server.grpc_url) as triton:
+        end = time.monotonic() + 30
+        while not triton.get_inference_statistics("toy").model_stats[0].inference_count:
+            assert time.monotonic() < end
+            time.sleep(0.05)
 
 
 def test_asyncio(url, tmp_path):

@@ -21,6 +21,7 @@ from flawline.errors import ServerError
 from flawline.repository import names, publish
 from flawline.scoring.picture import decode
 from flawline.serving import tritonserver
+from flawline.serving.probe import probe
 from flawline.serving.tritonserver import KEY_HEADER, Encryption, TritonServer
 from flawline_client import InspectionClient, ServerUnavailable
 
@@ -127,6 +128,16 @@ def test_beside_tls_http_tells_health_alone_without_the_key(encrypted: TritonSer
         assert over_http(encrypted, method, path, "another") == 403, path
         assert over_http(encrypted, method, path, KEY) == 200, path
     assert "frozen" in encrypted.ready_models()
+
+
+@pytest.mark.server
+def test_a_probe_infers_with_the_key_and_says_where_it_is_missing(
+    encrypted: TritonServer, repository: Path
+) -> None:
+    address = encrypted.http_url.removeprefix("http://")
+    assert [(each.line, each.fault) for each in probe(address, repository, key=KEY)] == [("frozen", None)]
+    with pytest.raises(ServerError, match="asks for its key; set FLAWLINE_ADMIN_KEY"):
+        probe(address, repository)
 
 
 @pytest.mark.server

@@ -30,6 +30,7 @@ from flawline.repository.names import SHARED, discrepancy
 from flawline.repository.publish import list_lines, live_version
 from flawline.scoring.knn import BankIndex
 from flawline.scoring.picture import decode, letterbox
+from flawline.serving.probe import probe
 from flawline.serving.tritonserver import TritonServer
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -553,3 +554,28 @@ def test_serve_tells_what_is_ready_and_ends_with_ctrl_c(published: Published, tm
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert live_version(repository, "woven") == 1
+
+
+def test_a_probe_finds_what_triton_calls_healthy(published: Published) -> None:
+    """A stage is killed: Triton still says that it and the line are ready, and serves neither."""
+    with server_of(published.repository) as running:
+        address = running.http_url.removeprefix("http://")
+        assert {each.line: each.fault for each in probe(address, published.repository)} == dict.fromkeys(
+            published.built
+        )
+        os.kill(_stage(running, "postprocess"), signal.SIGKILL)
+        faults = [each.fault or "" for each in probe(address, published.repository, timeout=60)]
+        assert len(faults) == 2
+        assert all("is not healthy" in fault for fault in faults)
+        with InferenceServerClient(running.grpc_url) as client:
+            assert client.is_server_ready()
+
+
+def _stage(server: TritonServer, model: str) -> int:
+    """Process of a stage's only instance."""
+    (found,) = (
+        stage
+        for stage in server.stages()
+        if f"/{model}/" in Path(f"/proc/{stage}/cmdline").read_bytes().decode()
+    )
+    return found

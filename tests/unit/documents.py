@@ -8,7 +8,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-IN_ORDER = ("your-line", "promise", "serving", "results", "methods", "extending", "troubleshooting")
+IN_ORDER = (
+    "your-line",
+    "promise",
+    "serving",
+    "kubernetes",
+    "results",
+    "methods",
+    "extending",
+    "troubleshooting",
+)
 """How a reader goes through docs/, and in which order their commands are run."""
 DOCUMENTS = (README, *(ROOT / "docs" / f"{name}.md" for name in IN_ORDER))
 

@@ -196,6 +196,7 @@ def test_a_place_without_permission_is_told_before_the_work(
         (("inspect", "--line", "a", "--timeout", "nan", "."), "--timeout"),
         (("inspect", "--line", "a", "--timeout", "inf", "."), "--timeout"),
         (("inspect", "--line", "a", "--url", "http://127.0.0.1:8001", "."), "is no HOST:PORT"),
+        (("inspect", "--line", "a", "--url", "dns:///pods", "."), "is no HOST:PORT"),
         (("inspect", "--line", "a", "--url", "127.0.0.1:70000", "."), "give a port of 1 to 65535"),
     ],
 )

@@ -89,7 +89,7 @@ def test_what_is_mounted_exists() -> None:
         mount for service in SERVICES.values() for mount in service["volumes"] if isinstance(mount, str)
     ]
     sources = [mount.partition(":")[0] for mount in mounts if mount.startswith("./")]
-    assert len(sources) == 4
+    assert len(sources) == 5
     assert all((ROOT / source).exists() for source in sources)
     assert all(mount.endswith(":ro") for mount in mounts if mount.startswith("./"))
 
@@ -97,6 +97,9 @@ def test_what_is_mounted_exists() -> None:
 def test_monitoring_is_wired() -> None:
     prometheus = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
     assert prometheus["scrape_configs"][0]["static_configs"] == [{"targets": ["triton:8002"]}]
+    assert prometheus["scrape_configs"][0]["job_name"] == "triton", "alerts ask for this name"
+    (rules,) = prometheus["rule_files"]
+    assert f"./deploy/prometheus-rules.yml:/etc/prometheus/{rules}:ro" in SERVICES["prometheus"]["volumes"]
     provisioning = ROOT / "deploy/grafana/provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

@@ -18,7 +18,15 @@ OPTIONS = {
     name: {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
     for name, command in COMMANDS.items()
 }
-FOREIGN = {"--floor", "--model-config-name=native", "--pretexts", "--seed", "--steps"}
+FOREIGN = {
+    "--",
+    "--exit-timeout-secs",
+    "--floor",
+    "--model-config-name=native",
+    "--pretexts",
+    "--seed",
+    "--steps",
+}
 """Options of other programs, told in sentences: of benchmarks, pre-training and tritonserver."""
 SOURCES = ("src", "clients", "model_repository")
 
@@ -41,7 +49,8 @@ def test_every_document_is_run() -> None:
 def test_commands_and_options_exist(document: Path) -> None:
     for words in flawline_commands(document):
         assert words[1] in COMMANDS, " ".join(words)
-        named = {word.partition("=")[0] for word in words[2:] if word.startswith("--")}
+        own = words[2 : words.index("--") if "--" in words else None]  # behind it are those of tritonserver
+        named = {word.partition("=")[0] for word in own if word.startswith("--")}
         assert named <= OPTIONS[words[1]], " ".join(words)
     assert options(document) - FOREIGN - set().union(*OPTIONS.values()) == set()
 

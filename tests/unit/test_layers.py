@@ -18,7 +18,7 @@ LAYERS = (
     {"artefact"},
     {"targets"},
     {"scoring"},
-    {"registry", "progress", "files", "durations", "memory", "errors", "privacy"},
+    {"registry", "progress", "files", "durations", "memory", "cpus", "errors", "privacy"},
 )
 """Folders and top modules, the highest first."""
 BESIDE = {

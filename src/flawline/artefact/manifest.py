@@ -14,6 +14,8 @@ from flawline.scoring.picture import EIGHT
 from flawline.scoring.windows import WindowSettings
 
 FILE = "manifest.json"
+REFERENCE = "reference"
+"""Folder of an artefact with pictures of the line, on which a version made from it is proved."""
 FORMAT = 3
 """Raised when older code could not serve a new artefact. Whatever is added to a format has a default."""
 REGION = "anomaly"

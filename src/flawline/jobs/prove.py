@@ -1,7 +1,6 @@
 """Does the served line answer as the trained one did? Compared picture by picture, before publishing."""
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from scipy.stats import spearmanr
 
 from flawline.artefact.manifest import ParityFacts
 from flawline.artefact.served import ServedLine
+from flawline.cpus import usable_cpus
 from flawline.data import Sample
 from flawline.data.depth import at_bits
 from flawline.detectors.fitted import FittedLine
@@ -420,7 +420,7 @@ def prove(
     """
     evaluation = Evaluation.of(fitted.rules, fitted.seed)
     samples = at_bits(samples, fitted.settings.bits)
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cpus()
     in_process = {"graph": ServedLine(artefact, threads=threads, target="onnxruntime")}
     manifest = in_process["graph"].manifest
     if manifest.target != "onnxruntime":

@@ -17,7 +17,7 @@ from typing import Any
 
 from flawline import __version__
 from flawline.artefact.manifest import FILE as MANIFEST
-from flawline.artefact.manifest import Manifest, Origin, artefact_key, hashes
+from flawline.artefact.manifest import REFERENCE, Manifest, Origin, artefact_key, hashes
 from flawline.data import Sample
 from flawline.data.depth import depth_statement
 from flawline.detectors.export import LineGraph, export_onnx
@@ -44,8 +44,6 @@ LIBRARIES = (
     "numpy",
     "opencv-python-headless",
 )
-REFERENCE = "reference"
-"""Folder of an artefact with pictures on which a version made from it is proved."""
 MOST_REFERENCES, MOST_BYTES = 16, 16 << 20
 LEAST_ROOM = 60_000_000
 """Bytes that publishing a line takes with the default teacher, twice, and with large pictures to prove it on."""

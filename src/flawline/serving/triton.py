@@ -1,7 +1,6 @@
 """Requests and responses of Triton's Python backend. Importable only inside a running server."""
 
 import json
-import os
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from flawline.artefact.rules import Rules
+from flawline.cpus import usable_cpus
 from flawline.errors import ArtefactError, FlawlineError, PictureError, RequestError, ServerError
 from flawline.scoring.picture import Geometry
 from flawline.serving.checks import check_place, key_of
@@ -39,8 +39,8 @@ def count(arguments: dict[str, str], name: str, default: int, most: int) -> int:
 
 
 def threads(arguments: dict[str, str]) -> int:
-    """CPU threads this stage may use: parameter THREADS, else one per core given to the process."""
-    return count(arguments, "THREADS", len(os.sched_getaffinity(0)), 4096)
+    """CPU threads this stage may use: parameter THREADS, else one for each CPU given to the process."""
+    return count(arguments, "THREADS", usable_cpus(), 4096)
 
 
 def repository(arguments: dict[str, str]) -> Path:
