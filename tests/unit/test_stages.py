@@ -56,8 +56,14 @@ class Request:
     def __init__(self, **values: np.ndarray) -> None:
         self.tensors = {name: Tensor(name, each) for name, each in values.items()}
 
+    wanted: tuple[str, ...] = ("RATIO_MAP",)
+
     def requested_output_names(self) -> list[str]:
-        return ["RATIO_MAP"]
+        return list(self.wanted)
+
+    def asking(self, *names: str) -> "Request":
+        self.wanted = names
+        return self
 
 
 @pytest.fixture
@@ -170,11 +176,13 @@ class Bank:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.wanted: list[list[str]] = []
 
     def request(self, **arguments: Any) -> Any:
         embedding = arguments["inputs"][0].as_numpy()
 
         async def execute() -> InferenceResponse:
+            self.wanted.append(arguments["requested_output_names"])
             self.asked.append(len(embedding))
             if len(embedding) > 1 or not embedding.any():
                 return InferenceResponse(error=TritonError("no memory", "INTERNAL"))
@@ -207,11 +215,40 @@ def test_pictures_that_a_bank_refuses_together_are_asked_about_alone(logged: lis
     requests = [asking(1), asking(0), asking(2), asking(np.nan), asking(1, (0, 0)), Request()]
     answers = asyncio.run(model.execute(requests))
     assert bank.asked == [3, 1, 1, 1]
+    assert bank.wanted == [["DISTANCE"]] * 4, "by default no score looks at neighbourhoods"
     assert [answer.has_error() for answer in answers] == [False, True, False, True, True, True]
     assert answers[1].told == ("INTERNAL", "no memory")
     assert [answer.told[0] for answer in answers[3:]] == ["INVALID_ARG"] * 3
     assert answers[5].told[1].startswith("ARTEFACT_KEY is missing")
     assert answers[0].tensors[0].as_numpy().shape == (1, 4, 4)
+
+
+def test_a_bank_makes_what_is_asked_for(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flawline.scoring.knn import BankIndex
+    from flawline.serving.bank_model import BankModel
+
+    searches: list[bool] = []
+    search = BankIndex.search
+
+    def counted(index: BankIndex, features: Any, *, crowded: bool = True) -> Any:
+        searches.append(crowded)
+        return search(index, features, crowded=crowded)
+
+    monkeypatch.setattr(BankIndex, "search", counted)
+    index = BankIndex(np.eye(3, dtype=np.float32), np.array([[1], [2], [0]]), threads=1)
+    model = BankModel()
+    model.shelf = SimpleNamespace(get=lambda key: index)  # type: ignore[assignment]
+
+    def request() -> Request:
+        return Request(EMBEDDING=np.ones((1, 2, 2, 3), np.float32), ARTEFACT_KEY=np.array([[1, 2]], np.int32))
+
+    plain = [request().asking("DISTANCE"), request().asking("DISTANCE")]
+    both = [request().asking("DISTANCE", "CROWDING"), request().asking("DISTANCE")]
+    named = [[tensor.name for tensor in answer.tensors] for answer in model.execute(plain)]
+    assert named == [["DISTANCE"], ["DISTANCE"]]
+    named = [[tensor.name for tensor in answer.tensors] for answer in model.execute(both)]
+    assert named == [["DISTANCE", "CROWDING"], ["DISTANCE"]]
+    assert searches == [False, True], "one search for all requests of a bank"
 
 
 def test_one_verdict_that_cannot_be_made_costs_no_other(

@@ -61,9 +61,10 @@ class RatioFinder:
 
     def find(self, arrays: Arrays, geometry: Geometry) -> Finding:
         """See Finder."""
-        embedding = arrays[self._embedding]
-        positive = None if self._positive is None else self._positive.search(embedding)
-        return find_ratio(self._negative.search(embedding), positive, geometry, self._settings)
+        embedding, crowded = arrays[self._embedding], self._settings.crowded
+        positive = None if self._positive is None else self._positive.search(embedding, crowded=crowded)
+        negative = self._negative.search(embedding, crowded=crowded)
+        return find_ratio(negative, positive, geometry, self._settings)
 
 
 class ServedLine:
