@@ -11,12 +11,13 @@ from flawline.errors import ArtefactError
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import smooth
 from flawline.scoring.picture import Geometry
-from flawline.scoring.settings import LineSettings, PartSettings
-from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, judge, p_value
+from flawline.scoring.settings import Fusion, LineSettings, PartSettings
+from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, judge, p_value, rule
 
 SIZE, GRID = 128, 16
 """Patches of 8 pixels."""
 PART = PartSettings(name="exdd", gives=("map", "score"), sigma=0.0)
+MAP = PartSettings(name="sacd", gives=("map",), top_share=0.01)
 BOXES = PartSettings(name="boxer", gives=("boxes",))
 SETTINGS = LineSettings(size=SIZE, false_alarm=0.05, pixel_threshold=0.5, min_area=16, parts=(PART,))
 NORMAL_SCORES = np.linspace(1, 2, 19, dtype=np.float32)
@@ -83,6 +84,25 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
             NORMAL_SCORES[:1].repeat(count),
         )
         assert verdict.is_defect
+
+
+@pytest.mark.parametrize("fusion", list(Fusion))
+@pytest.mark.parametrize("parts", [(PART,), (MAP,), (BOXES,), (MAP, BOXES), (MAP, PART, BOXES)])
+def test_a_decision_alone_is_that_of_the_verdict(fusion: Fusion, parts: tuple[PartSettings, ...]) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        given = {
+            "map": rng.gamma(2, size=(GRID, GRID)).astype(np.float32),
+            "score": rng.gamma(4),
+            "boxes": np.concatenate((rng.uniform(0, 60, (3, 2)), rng.uniform(70, 120, (3, 2)),
+                                     rng.uniform(0, 4, (3, 1)), np.zeros((3, 1))), axis=1).astype(np.float32),
+        }  # fmt: skip
+        findings = [Finding(**{role: given[role] for role in part.gives}) for part in parts]  # type: ignore[arg-type]
+        settings = changed(parts=parts, fusion=fusion, look_again=0.3, peak_share=0.5)
+        asked = (findings, Geometry.fit(90, 120, SIZE), settings, NORMAL_SCORES)
+        alone, whole = rule(*asked), judge(*asked)
+        assert (alone.score, alone.p_value, alone.decision) == (whole.score, whole.p_value, whole.decision)
+        assert alone.is_defect is whole.is_defect
 
 
 def test_a_score_that_is_no_number_is_called_defective() -> None:

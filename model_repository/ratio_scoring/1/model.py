@@ -125,8 +125,7 @@ class TritonPythonModel:
         """Answer requests of one line: together, or each alone where the banks do not answer that."""
         first = asked[0]
         try:
-            each = [question.embedding for question in asked]
-            embeddings = np.concatenate(each) if len(each) > 1 else each[0]
+            embeddings = triton.joined([question.embedding for question in asked])
             answers = await ask_both(embeddings, first.key, first.line.settings)
         except Exception as error:  # the one at fault, if any, is found alone
             if len(asked) == 1:

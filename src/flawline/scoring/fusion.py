@@ -24,7 +24,7 @@ class Fused:
 
     Attributes:
         map: smoothed map FP32 [S, S], or of the plane of the windows, zero on padding; None where no part gives
-            one.
+            one, or nobody asks for it.
         score: raw score of the picture.
         boxes: FP32 [K, 6] as in Finding, without unused rows; empty where no part gives any.
 
@@ -103,11 +103,12 @@ def strongest(full: Floats, geometry: Geometry, share: float) -> float:
     return float(np.partition(inside, inside.size - count)[inside.size - count :].mean(dtype=np.float64))
 
 
-def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
+def observe(finding: Finding, geometry: Geometry, part: PartSettings, *, shown: bool = True) -> Fused:
     """Bring what one part found to the model square, and give it a score where it has none.
 
     The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that
-    lie mostly on padding or on ignored regions are dropped.
+    lie mostly on padding or on ignored regions are dropped. Without `shown` a map is made only where the score
+    follows from it.
 
     Raises:
         ArtefactError: the finding does not hold what the settings say.
@@ -120,7 +121,7 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
         )
         raise ArtefactError(msg)
     full = None
-    if finding.map is not None:
+    if finding.map is not None and (shown or finding.score is None):
         full = smooth(finding.map, geometry, part.sigma, eight_bit=part.eight_bit_map)
     boxes = np.empty((0, 6), np.float32) if finding.boxes is None else _on_picture(finding.boxes, geometry)
     score = finding.score
@@ -156,7 +157,9 @@ def _listed(roles: Sequence[str]) -> str:
     return " and ".join(roles) or "nothing"
 
 
-def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings) -> Fused:
+def fuse(
+    findings: Sequence[Finding], geometry: Geometry, settings: LineSettings, *, shown: bool = True
+) -> Fused:
     """Join what the parts of a line found on one picture. A part alone stays as it is.
 
     Maps are joined among the parts that give one, scores among all parts, each in units of its own level; boxes
@@ -166,6 +169,7 @@ def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings
         findings: one for each of `settings.parts`, in their order.
         geometry: where the picture lies in the model square.
         settings: constants of the line.
+        shown: whether map and boxes are asked for, and not the score alone.
 
     Raises:
         ArtefactError: the findings are not those that the settings speak of.
@@ -178,23 +182,28 @@ def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings
         )
         raise ArtefactError(msg)
     parts = settings.parts
-    found = [observe(finding, geometry, part) for finding, part in zip(findings, parts, strict=True)]
+    found = [
+        observe(finding, geometry, part, shown=shown) for finding, part in zip(findings, parts, strict=True)
+    ]
     if len(found) == 1:
         return found[0]
+    scores = [
+        (np.float64(each.score / part.level), part.weight) for each, part in zip(found, parts, strict=True)
+    ]
+    score = float(combine(scores, settings.fusion))
+    if not shown:
+        return Fused(None, score, np.empty((0, 6), np.float32))
     maps = [
         (each.map / np.float32(part.peak), part.weight)
         for each, part in zip(found, parts, strict=True)
         if each.map is not None
-    ]
-    scores = [
-        (np.float64(each.score / part.level), part.weight) for each, part in zip(found, parts, strict=True)
     ]
     boxes = [each.boxes.copy() for each in found]
     for rows, part in zip(boxes, parts, strict=True):
         rows[:, 4] /= np.float32(part.peak)
     return Fused(
         map=combine(maps, settings.fusion) if maps else None,
-        score=float(combine(scores, settings.fusion)),
+        score=score,
         boxes=np.concatenate(boxes),
     )
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from flawline.artefact.manifest import Manifest, checked
 from flawline.artefact.shelf import Shelf
 from flawline.scoring.knn import BankIndex
@@ -54,7 +52,7 @@ class BankModel:
         embeddings = [triton.array(request, "EMBEDDING") for request in requests]
         crowded = any("CROWDING" in request.requested_output_names() for request in requests)
         rows = [each.reshape(-1, index.dimensions) for each in embeddings]
-        found = index.search(np.concatenate(rows) if len(rows) > 1 else rows[0], crowded=crowded)
+        found = index.search(triton.joined(rows), crowded=crowded)
         answers = {"DISTANCE": found.distance}
         if found.crowding is not None:
             answers["CROWDING"] = found.crowding
