@@ -1,6 +1,7 @@
 """From what a line found to verdicts: p-values, smoothing, threshold and boxes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -138,6 +139,32 @@ def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
         ((np.arange(SIZE) - 43.5) ** 2 * full.sum(axis=1)).sum() / full.sum() for full in (sharp, soft)
     ]
     assert variances[1] - variances[0] == pytest.approx(4.0**2, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 4.0, 100.0])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (1, 5), (32, 128)])
+def test_smoothing_is_interpolation_and_then_a_gaussian(sigma: float, rows: int, columns: int) -> None:
+    patch_map = np.random.default_rng(rows).gamma(2, size=(rows, columns)).astype(np.float32)
+    expected = cv2.resize(patch_map, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    if sigma > 0:
+        expected = cv2.GaussianBlur(expected, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    full = smooth(patch_map, SQUARE, sigma)
+    assert full.dtype == np.float32
+    np.testing.assert_allclose(full, expected, rtol=2e-6, atol=1e-6 * expected.max())
+
+
+def test_smoothing_goes_over_pixels_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    blurred: list[int] = []
+    blur = cv2.GaussianBlur
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        blurred.append(1)
+        return blur(*arguments, **named)
+
+    monkeypatch.setattr(cv2, "GaussianBlur", counted)
+    for _ in range(5):
+        smooth(rough(), SQUARE, 1.2345)  # a sigma of its own, so that nothing is kept of other tests
+    assert len(blurred) == 1, "a square map: rows and columns spread alike"
 
 
 def test_the_eight_bit_map_has_steps_of_its_own_range() -> None:
