@@ -1,13 +1,16 @@
 """How fast a line is, bare and served: rows of benchmarks/results/speed.json. `make bench` runs it as it is.
 
     python benchmarks/speed.py
+    python benchmarks/speed.py --detector ddpm_ast+exdd
     python benchmarks/speed.py --line bottle --repository model_repository --data folder:data/bottle
 
-Without `--line` a sample line is built first, whose banks have the size of a default line's. All cases are measured
-in one run, in turns. A figure is the median over the rounds, a ratio the median of the rounds' own ratios, and
-`spread` the distance between the rounds' extremes as a share of the figure. A 99th percentile is taken over the
-answers of all rounds together. Load generators run on the same machine; `server_cores` and `client_cores` say how
-much of it each side used.
+Without `--line` a sample line is built first, whose banks have the size of a default line's; a student learns a few
+steps, which is as fast to ask. All cases are measured in one run, in turns. A figure is the median over the rounds,
+a ratio the median of the rounds' own ratios, and `spread` the distance between the rounds' extremes as a share of
+the figure. A 99th percentile is taken over the answers of all rounds together. `fused_over_bare`,
+`ensemble_over_fused` and `decision_over_map` are throughputs over each other, `p99_over_p50` is of the fused line:
+all with 4 callers. Load generators run on the same machine; `server_cores` and `client_cores` say how much of it
+each side used.
 """
 
 import argparse
@@ -28,7 +31,7 @@ import perf_analyzer
 import psutil
 from rich.console import Console
 from rich.table import Table
-from turns import Case, Row, figures, ratios, take_turns
+from turns import Case, Row, Turns, figures, ratios, tail, take_turns
 
 from flawline.artefact.served import ServedLine
 from flawline.data import Dataset, load_dataset
@@ -45,14 +48,20 @@ from flawline.targets.target import Graph
 from flawline_client import InspectionClient, InspectionError
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
-KEY = ("data", "size", "machine", "target", "assembly", "concurrency", "name")
+KEY = ("data", "detector", "size", "machine", "target", "assembly", "concurrency", "name")
 CONCURRENCIES = (1, 4, 8)
 MOST_PICTURES = 64
 SAMPLE = "sample"
 SAMPLE_DATA = "surfaces:woven,normals=40,test_normals=20,test_defects=20"
 SAMPLE_RECIPE = Recipe.model_validate(
     # The negative bank of a default line of 120 normals has this size; nothing else here changes its speed.
-    {"folds": 2, "false_alarm": 0.05, "parity_pictures": 8, "exdd": {"min_bank": 1229}}
+    {
+        "folds": 2,
+        "false_alarm": 0.05,
+        "parity_pictures": 8,
+        "exdd": {"min_bank": 1229},
+        "ddpm_ast": {"synthesis": "cutpaste", "training": {"steps": 8, "pairs": 2}},
+    }
 )
 SHORTEST_WINDOW = 2.0
 """Seconds; perf_analyzer gives up when a window sees no answer."""
@@ -94,7 +103,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         line, repository = options.line, options.repository
         if line is None:
             line, repository = SAMPLE, scratch / "model_repository"
-            _build_sample(dataset, repository)
+            _build_sample(options.detector, dataset, repository)
         artefact = live_artefact(repository, line)
         folder = _copy_pictures(dataset, scratch / "pictures")
         contents = [path.read_bytes() for path in sorted(folder.iterdir())]
@@ -121,6 +130,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         rows = [
             *figures(cases, turns),
             *ratios(cases, turns, _pairs(cases[0].name)),
+            *_goals(cases, turns),
             *_processes(server, line),
         ]
         for tool in (_locust, _perf_analyzer):
@@ -130,6 +140,7 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
                 missing.append(str(error))
         facts: Row = {
             "data": dataset.name,
+            "detector": "+".join(part.name for part in bare.manifest.parts),
             "size": bare.size,
             "command": shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]),
             "machine": _machine(),
@@ -137,10 +148,10 @@ def measure(options: argparse.Namespace) -> tuple[list[Row], list[str]]:
         return [{"ratio_to": None, "target": bare.manifest.target, **row, **facts} for row in rows], missing
 
 
-def _build_sample(dataset: Dataset, repository: Path) -> None:
+def _build_sample(detector: str, dataset: Dataset, repository: Path) -> None:
     from flawline.jobs.build import build  # needs torch, which measuring a published line does not
 
-    build("exdd", dataset, SAMPLE, repository=repository, recipe=SAMPLE_RECIPE)
+    build(detector, dataset, SAMPLE, repository=repository, recipe=SAMPLE_RECIPE)
 
 
 def _copy_pictures(dataset: Dataset, folder: Path) -> Path:
@@ -193,6 +204,16 @@ def _served_cases(
         runs = "none" if assembly == "empty ensemble" else target
         yield Case(f"{assembly} at {concurrency}", assembly, runs, concurrency, ask)
 
+    if assembly not in ("ensemble", "fused"):
+        return
+    for concurrency in CONCURRENCIES:
+        alone = partial(_decide, client, model, contents)
+        yield Case(f"{assembly} decision at {concurrency}", assembly, target, concurrency, alone)
+
+
+def _decide(client: InspectionClient, line: str, pictures: Sequence[bytes], n: int) -> object:
+    return client.decide(line, pictures[n % len(pictures)])
+
 
 def _ask(client: InspectionClient, line: str, pictures: Sequence[bytes] | Sequence[Pixels], n: int) -> object:
     return client.inspect(line, pictures[n % len(pictures)])
@@ -205,12 +226,31 @@ def _pairs(graph: str) -> Iterator[tuple[str, str, str]]:
         yield f"{served} at 1", graph, "p50"
         yield f"{served} at 1", "line at 1", "p50"
     for c in CONCURRENCIES:
+        yield f"fused at {c}", graph, "throughput"
+        for served in ("ensemble", "fused"):
+            yield f"{served} decision at {c}", f"{served} at {c}", "throughput"
+        yield f"ensemble at {c}", f"fused at {c}", "throughput"
         yield f"ensemble at {c}", "line at 1", "throughput"
         yield f"fused at {c}", "line at 1", "throughput"
-        yield f"fused at {c}", f"ensemble at {c}", "throughput"
         yield f"fused at {c}", f"ensemble at {c}", "p50"
         yield f"ensemble pixels at {c}", f"ensemble at {c}", "p50"
         yield f"empty ensemble at {c}", f"ensemble at {c}", "p50"
+
+
+def _goals(cases: Sequence[Case], turns: Turns) -> Iterator[Row]:
+    """What serving costs, under names that stay: the figures that changes to it are held against."""
+    by_name = {case.name: case for case in cases}
+    fused = f"fused at {CONCURRENCIES[1]}"
+    over = {
+        "fused_over_bare": (fused, cases[0].name),
+        "ensemble_over_fused": (f"ensemble at {CONCURRENCIES[1]}", fused),
+        "decision_over_map": (f"fused decision at {CONCURRENCIES[1]}", fused),
+    }
+    for name, (above, below) in over.items():
+        for row in ratios(cases, turns, [(above, below, "throughput")]):
+            yield {**row, "name": name}
+    if fused in by_name:
+        yield {**tail(by_name[fused], turns), "name": "p99_over_p50"}
 
 
 def _processes(server: TritonServer, line: str) -> Iterator[Row]:
@@ -306,6 +346,7 @@ def _print(rows: Sequence[Row]) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed of a line, bare and served, into a results file.")
     parser.add_argument("--line", help="published line to measure; a sample line is built if left out")
+    parser.add_argument("--detector", default="exdd", help="detector of the sample line")
     parser.add_argument(
         "--repository", type=Path, default=Path("model_repository"), help="model repository that it is in"
     )

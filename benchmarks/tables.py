@@ -170,8 +170,18 @@ def parity_table(rows: list[dict]) -> str:
     return "\n".join(lines)
 
 
+HELD = ("fused_over_bare", "ensemble_over_fused", "decision_over_map", "p99_over_p50")
+"""Ratios that changes to serving are held against; see benchmarks/speed.py."""
+
+
 def speed_table(rows: list[dict]) -> str:
-    """One line per case with its three figures, then the ratios of one request at a time."""
+    """One line per case with its three figures, then the ratios of one request at a time, and those held to.
+
+    Where lines of several detectors were measured, each row names its own.
+    """
+    several = len({row.get("detector") for row in rows}) > 1
+    if several:
+        rows = [{**row, "name": f"{row.get('detector')}: {row['name']}"} for row in rows]
     cases = defaultdict(dict)
     for row in rows:
         case, _, figure = row["name"].rpartition(", ")
@@ -185,6 +195,8 @@ def speed_table(rows: list[dict]) -> str:
     lines += ["", "| ratio, in the same run | value |", "| --- | --- |"]
     alone = [row for row in rows if row["unit"] == "ratio" and row["concurrency"] == 1]
     lines += [f"| {row['name']} | {row['value']:g} |" for row in alone if ", p50, " in row["name"]]
+    held = [row for row in rows if row["name"].rpartition(": ")[2] in HELD]
+    lines += [f"| `{row['name']}`, {row['concurrency']} at a time | {row['value']:g} |" for row in held]
     return "\n".join(lines)
 
 

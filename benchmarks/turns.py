@@ -112,6 +112,23 @@ def ratios(cases: Iterable[Case], turns: Turns, pairs: Iterable[tuple[str, str, 
         }
 
 
+def tail(case: Case, turns: Turns) -> Row:
+    """How much longer the slowest answer of a hundred takes than the usual one: over the answers of all rounds."""
+    windows = [turn.window for turn in turns[case.name]]
+    together = np.concatenate([window.latencies_ms for window in windows])
+    p99, p50 = np.percentile(together, (99, 50))
+    values = [window.percentile(99) / window.percentile(50) for window in windows]
+    return {
+        "name": f"{case.name}, p99, to p50",
+        "value": round(float(p99 / p50), 3),
+        "unit": "ratio",
+        "ratio_to": f"{case.name}, p50",
+        **_place(case),
+        "spread": _spread(values, float(p99 / p50)),
+        "rounds": len(windows),
+    }
+
+
 def _place(case: Case) -> Row:
     return {"target": case.target, "assembly": case.assembly, "concurrency": case.concurrency}
 

@@ -3,6 +3,7 @@
 from flawline_client.aio import AsyncInspectionClient
 from flawline_client.client import InspectionClient
 from flawline_client.inspection import (
+    Decision,
     Inspection,
     InspectionError,
     LineNotFound,
@@ -13,6 +14,7 @@ from flawline_client.inspection import (
 
 __all__ = [
     "AsyncInspectionClient",
+    "Decision",
     "Inspection",
     "InspectionClient",
     "InspectionError",

@@ -11,7 +11,7 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from flawline_client.exchange import Call, Exchange, Pause, Read, Steps
-from flawline_client.inspection import Inspection, InspectionError
+from flawline_client.inspection import Decision, Inspection, InspectionError
 from flawline_client.wire import Picture, name_of, read_file
 
 T = TypeVar("T")
@@ -45,6 +45,10 @@ class AsyncInspectionClient:
     async def inspect(self, line: str, image: Picture, *, source: str | None = None) -> Inspection:
         """See `InspectionClient.inspect`."""
         return await self._run(self._exchange.inspect(line, image, source or name_of(image)))
+
+    async def decide(self, line: str, image: Picture, *, source: str | None = None) -> Decision:
+        """See `InspectionClient.decide`."""
+        return await self._run(self._exchange.decide(line, image, source or name_of(image)))
 
     async def inspect_many(
         self, line: str, images: Iterable[Picture], *, concurrency: int = 8

@@ -12,7 +12,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from flawline_client.exchange import Call, Exchange, Pause, Read, Steps
-from flawline_client.inspection import Inspection, InspectionError
+from flawline_client.inspection import Decision, Inspection, InspectionError
 from flawline_client.wire import Picture, name_of, read_file
 
 T = TypeVar("T")
@@ -73,6 +73,13 @@ class InspectionClient:
 
         """
         return self._run(self._exchange.inspect(line, image, source or name_of(image)))
+
+    def decide(self, line: str, image: Picture, *, source: str | None = None) -> Decision:
+        """Ask `line` what one picture is, and not where: neither computes the server the rest, nor does it travel.
+
+        Arguments and errors are those of `inspect`.
+        """
+        return self._run(self._exchange.decide(line, image, source or name_of(image)))
 
     def inspect_many(
         self, line: str, images: Iterable[Picture], *, concurrency: int = 8

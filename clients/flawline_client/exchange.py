@@ -8,27 +8,31 @@ import ipaddress
 import json
 import random
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from tritonclient.grpc import MAX_GRPC_MESSAGE_SIZE, InferInput, InferResult
 from tritonclient.utils import InferenceServerException
 
-from flawline_client.inspection import Inspection
+from flawline_client.inspection import Decision, Inspection, InspectionError
 from flawline_client.regions import Region, RegionPool
 from flawline_client.wire import (
+    WITHOUT_VERDICT,
     Picture,
     Pixels,
     checked_pixels,
     class_names,
+    decision_alone,
     image_input,
     line_names,
     model_version,
     pixels_input,
     pixels_model,
+    read_decision,
     read_inspection,
     status_name,
     to_inspection_error,
@@ -123,21 +127,43 @@ class Exchange:
 
         """
         started = time.monotonic()
+        result = yield from self._answer(line, image, source, started)
+        inspection = read_inspection(result, line, source, started)
+        if not len(inspection.boxes):
+            return inspection
+        deadline = started + self.timeout
+        return replace(inspection, classes=(yield from self._names(line, model_version(result), deadline)))
+
+    def decide(self, line: str, image: Picture, source: str) -> Steps[Decision]:
+        """Ask `line` what one picture is, and not where; raises what `inspect` raises."""
+        started = time.monotonic()
+        try:
+            result = yield from self._answer(line, image, source, started, decision_alone())
+        except InspectionError as error:
+            if WITHOUT_VERDICT not in error.message:
+                raise
+            result = yield from self._answer(line, image, source, started)
+        return read_decision(result, line, source, started)
+
+    def _answer(
+        self,
+        line: str,
+        image: Picture,
+        source: str,
+        started: float,
+        asked: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Steps[InferResult]:
+        """The line's answer to one picture; `asked` are more arguments of `infer`, which without asks for all."""
         deadline = started + self.timeout
         try:
             if isinstance(image, np.ndarray):
-                result = yield from self._ask_pixels(line, checked_pixels(image, source), deadline)
-            else:
-                content = image if isinstance(image, bytes) else (yield Read(Path(image)))
-                result = yield from self._infer(line, image_input(content), deadline)
+                return (yield from self._ask_pixels(line, checked_pixels(image, source), asked, deadline))
+            content = image if isinstance(image, bytes) else (yield Read(Path(image)))
+            return (yield from self._infer(line, image_input(content), asked, deadline))
         except OSError as error:
             raise unreadable(error, source) from error
         except InferenceServerException as error:
             raise to_inspection_error(error, self.url, self.timeout, line, source) from error
-        inspection = read_inspection(result, line, source, started)
-        if not len(inspection.boxes):
-            return inspection
-        return replace(inspection, classes=(yield from self._names(line, model_version(result), deadline)))
 
     def lines(self) -> Steps[list[str]]:
         """Names of the lines that are ready, sorted."""
@@ -170,19 +196,21 @@ class Exchange:
                 if status_name(error) in GONE:
                     return
 
-    def _ask_pixels(self, line: str, pixels: Pixels, deadline: float) -> Steps[InferResult]:
+    def _ask_pixels(
+        self, line: str, pixels: Pixels, asked: Mapping[str, Any], deadline: float
+    ) -> Steps[InferResult]:
         tensor = pixels_input(pixels)
         with self._regions.holding(pixels) as region:
             if region is not None and (yield from self._register(region, deadline)):
                 tensor.set_shared_memory(region.name, pixels.nbytes)
                 try:
-                    return (yield from self._infer(pixels_model(line), tensor, deadline))
+                    return (yield from self._infer(pixels_model(line), tensor, asked, deadline))
                 except InferenceServerException as error:
                     if region.name not in (error.message() or ""):
                         raise
                     region.registered = False  # a restarted server lost it; the next picture registers anew
         tensor.set_data_from_numpy(pixels[np.newaxis])
-        return (yield from self._infer(pixels_model(line), tensor, deadline))
+        return (yield from self._infer(pixels_model(line), tensor, asked, deadline))
 
     def _register(self, region: Region, deadline: float) -> Steps[bool]:
         """Make the server know the region. False when it cannot, and then no other is tried."""
@@ -213,8 +241,11 @@ class Exchange:
             self._classes[line, version] = class_names(config)
         return self._classes[line, version]
 
-    def _infer(self, model: str, tensor: InferInput, deadline: float) -> Steps[InferResult]:
-        return (yield from self._ask("infer", {"model_name": model, "inputs": [tensor]}, deadline))
+    def _infer(
+        self, model: str, tensor: InferInput, asked: Mapping[str, Any], deadline: float
+    ) -> Steps[InferResult]:
+        arguments = {"model_name": model, "inputs": [tensor], **asked}
+        return (yield from self._ask("infer", arguments, deadline))
 
     def _ask(self, method: str, arguments: dict[str, Any], deadline: float) -> Steps[Any]:
         """Call, and while the server is unavailable call again, after growing pauses, until the deadline.

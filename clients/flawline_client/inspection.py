@@ -100,6 +100,31 @@ def inner_size(width: int, height: int, size: int) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
+@dataclass(frozen=True)
+class Decision:
+    """The server's answer for one picture to those who do not ask where; the attributes are those of Inspection."""
+
+    line: str
+    source: str
+    score: float
+    p_value: float
+    verdict: Verdict
+    is_defect: bool
+    latency_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that `json.dumps` takes."""
+        return {
+            "line": self.line,
+            "source": self.source,
+            "score": self.score,
+            "p_value": self.p_value,
+            "verdict": self.verdict.name.lower(),
+            "is_defect": self.is_defect,
+            "latency_ms": round(self.latency_ms, 3),
+        }
+
+
 class InspectionError(Exception):
     """A picture was not inspected, or a question to the server not answered.
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import InferInput, InferResult
+from tritonclient.grpc import InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
 from flawline_client.inspection import (
+    Decision,
     Inspection,
     InspectionError,
     LineNotFound,
@@ -30,6 +31,12 @@ Picture = bytes | str | Path | Pixels
 
 CLASSES = "classes"
 """Parameter of a line's models with the names of its classes, as a JSON list in the order of their numbers."""
+DECISION_ONLY = "decision_only"
+"""Parameter of a request: where it is true, a line makes neither map nor mask nor boxes."""
+_RULED, _SHOWN = ("SCORE", "P_VALUE", "IS_DEFECT"), ("ANOMALY_MAP", "MASK", "BOXES")
+"""Outputs of every line: what it says, and where."""
+WITHOUT_VERDICT = "unexpected inference output 'VERDICT'"
+"""What Triton says where a line was published before there were three answers."""
 _NOT_LOADED = "has no available versions"
 _FULL = re.compile(r"maximum queue size|request timeout expired", re.IGNORECASE)
 _DIED = re.compile(r"stub process\b.*\b(unhealthy|not healthy)", re.IGNORECASE)
@@ -96,33 +103,51 @@ def unreadable(error: OSError, source: str) -> PictureRejected:
     return PictureRejected(msg, "INVALID_ARGUMENT", source)
 
 
-def read_inspection(result: InferResult, line: str, source: str, started: float) -> Inspection:
-    """Read the answer to one picture, asked at `started` on the monotonic clock.
+def decision_alone() -> dict[str, Any]:
+    """Arguments of `infer` that ask for what a Decision needs, and not for map, mask and boxes."""
+    outputs = [InferRequestedOutput(name) for name in (*_RULED, "VERDICT")]
+    return {"outputs": outputs, "parameters": {DECISION_ONLY: True}}
+
+
+def read_decision(result: InferResult, line: str, source: str, started: float) -> Decision:
+    """Read what the answer to one picture says but for where, asked at `started` on the monotonic clock.
 
     Raises InspectionError when a tensor is missing, as from a model that is no line.
     """
-    names = ("SCORE", "P_VALUE", "IS_DEFECT", "ANOMALY_MAP", "MASK", "BOXES")
-    tensors = {name: result.as_numpy(name) for name in names}
-    missing = [name for name, tensor in tensors.items() if tensor is None]
-    if missing:
-        msg = f"{source}: the answer of '{line}' lacks {', '.join(missing)}; publish the line again"
-        raise InspectionError(msg, "INTERNAL", source)
-    boxes, is_defect = tensors["BOXES"][0], bool(tensors["IS_DEFECT"].item())
-    verdict = result.as_numpy("VERDICT")
+    tensors = _tensors(result, _RULED, line, source)
+    is_defect, verdict = bool(tensors["IS_DEFECT"].item()), result.as_numpy("VERDICT")
     if verdict is None:  # a line that was published before there were three answers
         verdict = np.array(Verdict.REJECT if is_defect else Verdict.PASS)
-    return Inspection(
+    return Decision(
         line=line,
         source=source,
         score=float(tensors["SCORE"].item()),
         p_value=float(tensors["P_VALUE"].item()),
         verdict=Verdict(verdict.item()),
         is_defect=is_defect,
+        latency_ms=(time.monotonic() - started) * 1000,
+    )
+
+
+def read_inspection(result: InferResult, line: str, source: str, started: float) -> Inspection:
+    """Read the whole answer to one picture; as `read_decision`."""
+    tensors = _tensors(result, (*_RULED, *_SHOWN), line, source)
+    boxes = tensors["BOXES"][0]
+    return Inspection(
+        **vars(read_decision(result, line, source, started)),
         anomaly_map=tensors["ANOMALY_MAP"][0],
         mask=tensors["MASK"][0],
         boxes=boxes[boxes[:, 2] >= 0],  # unused rows are -1
-        latency_ms=(time.monotonic() - started) * 1000,
     )
+
+
+def _tensors(result: InferResult, names: Iterable[str], line: str, source: str) -> dict[str, NDArray[Any]]:
+    tensors = {name: result.as_numpy(name) for name in names}
+    missing = [name for name, tensor in tensors.items() if tensor is None]
+    if missing:
+        msg = f"{source}: the answer of '{line}' lacks {', '.join(missing)}; publish the line again"
+        raise InspectionError(msg, "INTERNAL", source)
+    return tensors
 
 
 def model_version(result: InferResult) -> str:

@@ -162,6 +162,17 @@ def test_speed_measures_every_assembly(
     assert {row["ratio_to"] for row in rows} - {None} <= set(by_name), (
         "a ratio names the row it is divided by"
     )
+    assert by_name["fused decision at 2, p50"]["value"] > 0
+    for goal, assembly, above, below in (
+        ("fused_over_bare", "fused", "fused at 2, throughput", "graph openvino at 1, throughput"),
+        ("ensemble_over_fused", "ensemble", "ensemble at 2, throughput", "fused at 2, throughput"),
+        ("decision_over_map", "fused", "fused decision at 2, throughput", "fused at 2, throughput"),
+        ("p99_over_p50", "fused", "fused at 2, p99", "fused at 2, p50"),
+    ):
+        row = by_name[goal]
+        assert (row["unit"], row["ratio_to"], row["assembly"]) == ("ratio", below, assembly)
+        assert (row["concurrency"], row["detector"]) == (2, "exdd")
+        assert 0 < row["value"] < 20 * by_name[above]["value"] / by_name[below]["value"]
     assert by_name["empty ensemble at 1, p50, to ensemble at 1"]["value"] < 0.8
     assert by_name["Python processes of all lines"]["value"] == 5
     assert by_name["Python processes of one line, ensemble"]["value"] == 1

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from asking import OUTPUTS, Ask, Pixels, assert_same, encoded, image, pixels, server_of, tensor
 from small_build import SIZE, Published
-from tritonclient.grpc import InferenceServerClient, InferInput, InferResult
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput, InferResult
 from tritonclient.utils import InferenceServerException
 
 from flawline.artefact.manifest import FILE
@@ -403,6 +403,26 @@ def test_an_unknown_line_is_not_found(ask: Ask) -> None:
         ) as caught:
             ask(model, image(encoded(NOISE)))
         assert caught.value.status() == "StatusCode.NOT_FOUND"
+
+
+@pytest.mark.parametrize("model", ["woven", "woven_pixels", "woven_fused"])
+def test_outputs_that_nobody_asked_for_do_not_travel(
+    server: TritonServer, published: Published, model: str
+) -> None:
+    picture = published.data["woven"].test[-1].read_image()
+    sent = [pixels(picture)] if model == "woven_pixels" else [image(encoded(picture))]
+    with InferenceServerClient(server.grpc_url) as client:
+        whole = client.infer(model, sent, client_timeout=60)
+        for names in (("VERDICT", "P_VALUE"), ("MASK",), ("SCORE", "BOXES")):
+            asked = [InferRequestedOutput(name) for name in names]
+            result = client.infer(model, sent, outputs=asked, client_timeout=60)
+            assert {output.name for output in result.get_response().outputs} == set(names)
+            for name in names:
+                np.testing.assert_allclose(result.as_numpy(name), whole.as_numpy(name), rtol=1e-5)
+        alone = client.infer(model, sent, parameters={"decision_only": True}, client_timeout=60)
+        found = {output.name for output in alone.get_response().outputs}
+        assert found == {"SCORE", "P_VALUE", "VERDICT", "IS_DEFECT"}, "whatever else was not refused"
+        assert alone.as_numpy("SCORE") == pytest.approx(whole.as_numpy("SCORE"), rel=1e-5)
 
 
 # --- what a server survives ---

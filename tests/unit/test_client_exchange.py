@@ -100,6 +100,42 @@ def test_an_answer_is_read_by_the_contract():
     assert inspection.boxes.tolist() == [pytest.approx([0, 0, 9, 9, 1.2, 0])]
 
 
+DECIDED = {name: TENSORS[name] for name in ("SCORE", "P_VALUE", "VERDICT", "IS_DEFECT")}
+
+
+@pytest.mark.parametrize("picture", [b"file", PIXELS])
+def test_a_decision_asks_for_nothing_else(picture):
+    decision, taken = run(exchange().decide("bolts", picture, "a.png"), answer_of(DECIDED))
+    assert methods(taken) == ["infer"]
+    assert {output.name() for output in taken[0].arguments["outputs"]} == set(DECIDED)
+    assert taken[0].arguments["parameters"] == {"decision_only": True}, (
+        "an ensemble's stages see nothing else"
+    )
+    assert (decision.line, decision.source, decision.is_defect) == ("bolts", "a.png", True)
+    assert (decision.verdict, decision.score) == (Verdict.REJECT, pytest.approx(3.5))
+    whole, taken = run(exchange().inspect("bolts", picture, "a.png"), ANSWER)
+    assert not {"outputs", "parameters"} & taken[0].arguments.keys()
+    assert decision.to_json() | {"latency_ms": 0, "boxes": []} == whole.to_json() | {
+        "latency_ms": 0,
+        "boxes": [],
+    }
+
+
+def test_a_line_that_knows_two_answers_is_asked_for_all_it_has():
+    older = {**TENSORS, "VERDICT": None}
+    unknown = refusal("INVALID_ARGUMENT", "unexpected inference output 'VERDICT' for model 'bolts'")
+    decision, taken = run(exchange().decide("bolts", b"file", "a.png"), unknown, answer_of(older))
+    assert ["outputs" in step.arguments for step in taken] == [True, False]
+    assert decision.verdict is Verdict.REJECT
+    with pytest.raises(PictureRejected):
+        run(exchange().decide("bolts", b"file", "a.png"), refusal("INVALID_ARGUMENT"))
+
+
+def test_a_decision_without_what_it_needs_is_told():
+    with pytest.raises(InspectionError, match="lacks SCORE"):
+        run(exchange().decide("bolts", b"file", "a.png"), answer_of({**DECIDED, "SCORE": None}))
+
+
 @pytest.mark.parametrize(
     ("is_defect", "verdict"), [(True, Verdict.REJECT), (False, Verdict.PASS)], ids=["defect", "good"]
 )

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from flawline.repository import names
+from flawline.serving.tritonserver import ONE_POOL
 
 ROOT = Path(__file__).parents[2]
 SERVICES: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
@@ -46,6 +47,11 @@ def exit_timeout(service: dict[str, Any]) -> int:
 def test_ports_are_this_machines_alone(name: str) -> None:
     assert SERVICES[name]["ports"]
     assert all(port.startswith("${FLAWLINE_BIND:-127.0.0.1}:") for port in SERVICES[name]["ports"])
+
+
+@pytest.mark.parametrize("name", TRITONS)
+def test_stages_have_the_threads_that_serve_gives_them(name: str) -> None:
+    assert ONE_POOL.items() <= SERVICES[name]["environment"].items()
 
 
 @pytest.mark.parametrize("name", TRITONS)

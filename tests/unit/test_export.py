@@ -80,6 +80,33 @@ def test_all_runtimes_find_the_same(exported: Exported, target: str, count: int)
         np.testing.assert_allclose(outputs[name], values, rtol=1e-3, atol=1e-5 * np.abs(values).max())
 
 
+@pytest.mark.parametrize(
+    ("threads", "count", "apart"), [(1, 3, 0), (2, 1, 0), (2, 2, 2), (2, 5, 5), (3, 2, 0), (64, 8, 8)]
+)
+def test_pictures_have_threads_of_their_own_where_there_are_enough(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, threads: int, count: int, apart: int
+) -> None:
+    import openvino
+
+    started: list[int] = []
+    start = openvino.AsyncInferQueue.start_async
+
+    def counted(queue: openvino.AsyncInferQueue, inputs: dict[str, NDArray[np.uint8]], number: int) -> None:
+        started.append(len(inputs["PICTURE"]))
+        start(queue, inputs, number)
+
+    monkeypatch.setattr(openvino.AsyncInferQueue, "start_async", counted)
+    graph = get_target("openvino").load(exported.folder, threads=threads)
+    outputs, again = graph.run(pictures(count)), graph.run(pictures(count)[::-1])
+    assert started == [1] * 2 * apart
+    expected = exported.load("openvino").run(pictures(count))
+    assert list(outputs) == list(again) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(outputs[name], values, rtol=1e-5, atol=1e-5 * np.abs(values).max())
+        np.testing.assert_allclose(again[name][::-1], outputs[name], rtol=1e-6)
+        assert outputs[name].dtype == values.dtype
+
+
 def runs_of_layers(line: nn.Module) -> list[nn.Module]:
     """Convolutions that one eager pass runs, in their order; a backbone that runs twice is there twice."""
     runs: list[nn.Module] = []

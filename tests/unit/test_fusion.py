@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flawline.errors import ArtefactError
 from flawline.scoring.finding import Finding, Role
-from flawline.scoring.fusion import Fused, fuse, observe, strongest
+from flawline.scoring.fusion import STRIDE, Fused, fuse, observe, strongest
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import Fusion, LineSettings, PartSettings
 
@@ -144,6 +144,39 @@ def test_padding_has_no_say(fusion: Fusion) -> None:
     assert spoiled.score == clean.score
     assert (pixels(spoiled)[32:] == 0).all()
     assert pixels(spoiled)[:32].min() > 0
+
+
+@pytest.mark.parametrize("geometry", [SQUARE, WIDE, Geometry.fit(7, SIZE, SIZE)])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.3, 1.0])
+def test_the_strongest_pixels_are_those_of_a_sorted_map(
+    monkeypatch: pytest.MonkeyPatch, geometry: Geometry, share: float
+) -> None:
+    """Also where one pixel in so many does not tell, and few pixels are sorted where it does."""
+    sorted_pixels: list[int] = []
+    partition = np.partition
+
+    def counted(values: NDArray[np.float32], rank: int) -> NDArray[np.float32]:
+        sorted_pixels.append(values.size)
+        return partition(values, rank)
+
+    monkeypatch.setattr(np, "partition", counted)
+    rng = np.random.default_rng(0)
+    rigged = np.tile(np.arange(SIZE, dtype=np.float32), (SIZE, 1))
+    rigged.ravel()[::STRIDE] = 99  # all that is looked at first, and little else
+    for full in (
+        rng.gamma(2, size=(SIZE, SIZE)).astype(np.float32),
+        rigged,
+        even(SIZE, 2.0),
+    ):
+        inside = np.sort(full[: geometry.inner_height, : geometry.inner_width], axis=None)
+        count = max(1, round(float(np.float32(share)) * inside.size))
+        assert strongest(full, geometry, share) == pytest.approx(
+            inside[-count:].mean(dtype=np.float64), rel=1e-12
+        )
+    if share == 0.01 and geometry == SQUARE:
+        assert sorted_pixels[1] < SIZE * SIZE / 16, "of rough maps it is a few"
+    full[0, 1] = np.nan
+    assert np.isnan(strongest(full, geometry, share)), "what is no number is not lost"
 
 
 def test_a_part_without_a_score_takes_that_of_its_map() -> None:

@@ -1,6 +1,7 @@
 """Memory banks: FAISS in the stages, plain torch in training, and both as the definitions say."""
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 
 from flawline.detectors.exdd.model import MemoryBank
 from flawline.errors import ArtefactError
+from flawline.scoring import knn
 from flawline.scoring.knn import BankIndex, crowding
 
 D = 96
@@ -28,6 +30,7 @@ def index_of(bank: MemoryBank) -> BankIndex:
 def test_a_search_has_threads_of_its_own(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     """FAISS and torch share one number: left changed, it would slow every training that follows a build."""
     before = torch.get_num_threads()
+    monkeypatch.setattr(knn, "SMALL_BANK", 0)
     bank = entries(20)
     index = BankIndex(bank, np.zeros((20, 1), np.int64), threads=before + 1)
     searched = []
@@ -64,6 +67,14 @@ def by_definition(
     return distance, crowded
 
 
+@pytest.fixture(params=["product", "faiss"])
+def by_each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Banks are searched by either way, whatever their size; products in several parts."""
+    monkeypatch.setattr(knn, "SMALL_BANK", 10_000 if request.param == "product" else 0)
+    monkeypatch.setattr(knn, "_PRODUCT", 7000)
+
+
+@pytest.mark.usefixtures("by_each")
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_search_is_what_the_definition_says(k: int) -> None:
     bank, queries = entries(300), entries(60, seed=1)
@@ -86,6 +97,47 @@ def test_torch_and_faiss_answer_alike() -> None:
     assert (eager.distance[:50] == 0).all()
 
 
+@pytest.mark.parametrize("count", [knn.SMALL_BANK, knn.SMALL_BANK + 1])
+def test_only_large_banks_are_sought_by_faiss(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    made: list[int] = []
+
+    class Index:
+        def __init__(self, dimensions: int) -> None:
+            made.append(dimensions)
+
+        def add(self, vectors: NDArray[np.float32]) -> None: ...
+
+    monkeypatch.setattr(knn.faiss, "IndexFlatL2", Index)
+    BankIndex(np.zeros((count, 2), np.float32), np.zeros((count, 1), np.int64), threads=1)
+    assert len(made) == (count > knn.SMALL_BANK)
+
+
+@pytest.mark.parametrize("crowded", [True, False])
+def test_neighbourhoods_are_looked_at_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch, crowded: bool
+) -> None:
+    """They take as long as the search, in the stages as in training."""
+    from flawline.detectors.exdd import model
+
+    calls: list[int] = []
+
+    def counted(*arguments: Any) -> NDArray[np.float32]:
+        calls.append(1)
+        return crowding(*arguments)
+
+    for module in (knn, model):
+        monkeypatch.setattr(module, "crowding", counted)
+    bank, queries = MemoryBank.of(torch.from_numpy(entries(50)), 2), entries(20, seed=1)
+    for answer in (
+        bank.search(torch.from_numpy(queries), crowded=crowded),
+        index_of(bank).search(queries, crowded=crowded),
+    ):
+        assert answer.distance.shape == (20,)
+        assert (answer.crowding is not None) is crowded
+    assert len(calls) == 2 * crowded
+
+
+@pytest.mark.usefixtures("by_each")
 def test_small_distances_are_exact_however_many_patches_are_asked() -> None:
     """For large batches FAISS takes distances as differences of large squares, which cannot see small ones."""
     bank = entries(500) + np.float32(5)
@@ -145,7 +197,9 @@ def test_a_bank_on_disk_is_the_bank(tmp_path: Path) -> None:
     loaded = BankIndex.load(path, threads=1)
     assert loaded.dimensions == D
     queries = entries(20, seed=1)
-    np.testing.assert_array_equal(loaded.search(queries).crowding, index_of(bank).search(queries).crowding)
+    found, expected = loaded.search(queries).crowding, index_of(bank).search(queries).crowding
+    assert found is not None
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "another file", "missing"])

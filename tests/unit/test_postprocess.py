@@ -1,6 +1,7 @@
 """From what a line found to verdicts: p-values, smoothing, threshold and boxes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,12 +12,13 @@ from flawline.errors import ArtefactError
 from flawline.scoring.finding import Finding
 from flawline.scoring.fusion import smooth
 from flawline.scoring.picture import Geometry
-from flawline.scoring.settings import LineSettings, PartSettings
-from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, judge, p_value
+from flawline.scoring.settings import Fusion, LineSettings, PartSettings
+from flawline.scoring.verdict import MAX_BOXES, Decision, Verdict, judge, p_value, rule
 
 SIZE, GRID = 128, 16
 """Patches of 8 pixels."""
 PART = PartSettings(name="exdd", gives=("map", "score"), sigma=0.0)
+MAP = PartSettings(name="sacd", gives=("map",), top_share=0.01)
 BOXES = PartSettings(name="boxer", gives=("boxes",))
 SETTINGS = LineSettings(size=SIZE, false_alarm=0.05, pixel_threshold=0.5, min_area=16, parts=(PART,))
 NORMAL_SCORES = np.linspace(1, 2, 19, dtype=np.float32)
@@ -85,6 +87,25 @@ def test_the_decision_is_at_the_budget_not_below() -> None:
         assert verdict.is_defect
 
 
+@pytest.mark.parametrize("fusion", list(Fusion))
+@pytest.mark.parametrize("parts", [(PART,), (MAP,), (BOXES,), (MAP, BOXES), (MAP, PART, BOXES)])
+def test_a_decision_alone_is_that_of_the_verdict(fusion: Fusion, parts: tuple[PartSettings, ...]) -> None:
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        given = {
+            "map": rng.gamma(2, size=(GRID, GRID)).astype(np.float32),
+            "score": rng.gamma(4),
+            "boxes": np.concatenate((rng.uniform(0, 60, (3, 2)), rng.uniform(70, 120, (3, 2)),
+                                     rng.uniform(0, 4, (3, 1)), np.zeros((3, 1))), axis=1).astype(np.float32),
+        }  # fmt: skip
+        findings = [Finding(**{role: given[role] for role in part.gives}) for part in parts]  # type: ignore[arg-type]
+        settings = changed(parts=parts, fusion=fusion, look_again=0.3, peak_share=0.5)
+        asked = (findings, Geometry.fit(90, 120, SIZE), settings, NORMAL_SCORES)
+        alone, whole = rule(*asked), judge(*asked)
+        assert (alone.score, alone.p_value, alone.decision) == (whole.score, whole.p_value, whole.decision)
+        assert alone.is_defect is whole.is_defect
+
+
 def test_a_score_that_is_no_number_is_called_defective() -> None:
     assert verdict_of(patches(), float("nan"), SQUARE, SETTINGS, NORMAL_SCORES).is_defect
 
@@ -118,6 +139,32 @@ def test_smoothing_spreads_a_peak_and_keeps_its_place() -> None:
         ((np.arange(SIZE) - 43.5) ** 2 * full.sum(axis=1)).sum() / full.sum() for full in (sharp, soft)
     ]
     assert variances[1] - variances[0] == pytest.approx(4.0**2, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.7, 4.0, 100.0])
+@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (1, 5), (32, 128)])
+def test_smoothing_is_interpolation_and_then_a_gaussian(sigma: float, rows: int, columns: int) -> None:
+    patch_map = np.random.default_rng(rows).gamma(2, size=(rows, columns)).astype(np.float32)
+    expected = cv2.resize(patch_map, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR)
+    if sigma > 0:
+        expected = cv2.GaussianBlur(expected, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    full = smooth(patch_map, SQUARE, sigma)
+    assert full.dtype == np.float32
+    np.testing.assert_allclose(full, expected, rtol=2e-6, atol=1e-6 * expected.max())
+
+
+def test_smoothing_goes_over_pixels_once_for_all_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    blurred: list[int] = []
+    blur = cv2.GaussianBlur
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        blurred.append(1)
+        return blur(*arguments, **named)
+
+    monkeypatch.setattr(cv2, "GaussianBlur", counted)
+    for _ in range(5):
+        smooth(rough(), SQUARE, 1.2345)  # a sigma of its own, so that nothing is kept of other tests
+    assert len(blurred) == 1, "a square map: rows and columns spread alike"
 
 
 def test_the_eight_bit_map_has_steps_of_its_own_range() -> None:

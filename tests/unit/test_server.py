@@ -180,6 +180,18 @@ def shell_quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
+def test_no_pool_of_a_stage_spins_whatever_the_caller_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    running = fake(tmp_path, f'echo "$OMP_NUM_THREADS $OMP_WAIT_POLICY" > {tmp_path}/told; exit 3')
+    running.start()
+    with pytest.raises(ServerError):
+        running.wait_ready()
+    running.stop()
+    assert (tmp_path / "told").read_text().split() == ["1", "passive"]
+
+
 def test_a_server_that_is_never_ready_is_given_up(tmp_path: Path) -> None:
     silent = fake(tmp_path, "sleep 60")
     silent.start()

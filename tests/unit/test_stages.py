@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,6 +14,11 @@ import numpy as np
 import pytest
 
 from flawline.errors import ArtefactError, PictureError, RequestError
+from flawline.scoring import fusion, verdict
+from flawline.scoring.finding import Finding
+from flawline.scoring.picture import Geometry
+from flawline.scoring.settings import LineSettings, PartSettings
+from flawline_client.wire import decision_alone
 
 MODELS = Path(__file__).parents[2] / "model_repository"
 STAGES = ("triton", "answers", "decoding", "bank_model", "graph_model", "fused_model")
@@ -56,8 +62,18 @@ class Request:
     def __init__(self, **values: np.ndarray) -> None:
         self.tensors = {name: Tensor(name, each) for name, each in values.items()}
 
+    wanted: tuple[str, ...] = ("RATIO_MAP",)
+    told = "{}"
+
+    def parameters(self) -> str:
+        return self.told
+
     def requested_output_names(self) -> list[str]:
-        return ["RATIO_MAP"]
+        return list(self.wanted)
+
+    def asking(self, *names: str) -> "Request":
+        self.wanted = names
+        return self
 
 
 @pytest.fixture
@@ -170,11 +186,13 @@ class Bank:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
+        self.wanted: list[list[str]] = []
 
     def request(self, **arguments: Any) -> Any:
         embedding = arguments["inputs"][0].as_numpy()
 
         async def execute() -> InferenceResponse:
+            self.wanted.append(arguments["requested_output_names"])
             self.asked.append(len(embedding))
             if len(embedding) > 1 or not embedding.any():
                 return InferenceResponse(error=TritonError("no memory", "INTERNAL"))
@@ -185,7 +203,6 @@ class Bank:
 
 
 def test_pictures_that_a_bank_refuses_together_are_asked_about_alone(logged: list[str]) -> None:
-    from flawline.scoring.picture import Geometry
     from flawline.scoring.ratio import RatioSettings
 
     module, bank = stage("ratio_scoring"), Bank()
@@ -207,11 +224,40 @@ def test_pictures_that_a_bank_refuses_together_are_asked_about_alone(logged: lis
     requests = [asking(1), asking(0), asking(2), asking(np.nan), asking(1, (0, 0)), Request()]
     answers = asyncio.run(model.execute(requests))
     assert bank.asked == [3, 1, 1, 1]
+    assert bank.wanted == [["DISTANCE"]] * 4, "by default no score looks at neighbourhoods"
     assert [answer.has_error() for answer in answers] == [False, True, False, True, True, True]
     assert answers[1].told == ("INTERNAL", "no memory")
     assert [answer.told[0] for answer in answers[3:]] == ["INVALID_ARG"] * 3
     assert answers[5].told[1].startswith("ARTEFACT_KEY is missing")
     assert answers[0].tensors[0].as_numpy().shape == (1, 4, 4)
+
+
+def test_a_bank_makes_what_is_asked_for(logged: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flawline.scoring.knn import BankIndex
+    from flawline.serving.bank_model import BankModel
+
+    searches: list[bool] = []
+    search = BankIndex.search
+
+    def counted(index: BankIndex, features: Any, *, crowded: bool = True) -> Any:
+        searches.append(crowded)
+        return search(index, features, crowded=crowded)
+
+    monkeypatch.setattr(BankIndex, "search", counted)
+    index = BankIndex(np.eye(3, dtype=np.float32), np.array([[1], [2], [0]]), threads=1)
+    model = BankModel()
+    model.shelf = SimpleNamespace(get=lambda key: index)  # type: ignore[assignment]
+
+    def request() -> Request:
+        return Request(EMBEDDING=np.ones((1, 2, 2, 3), np.float32), ARTEFACT_KEY=np.array([[1, 2]], np.int32))
+
+    plain = [request().asking("DISTANCE"), request().asking("DISTANCE")]
+    both = [request().asking("DISTANCE", "CROWDING"), request().asking("DISTANCE")]
+    named = [[tensor.name for tensor in answer.tensors] for answer in model.execute(plain)]
+    assert named == [["DISTANCE"], ["DISTANCE"]]
+    named = [[tensor.name for tensor in answer.tensors] for answer in model.execute(both)]
+    assert named == [["DISTANCE", "CROWDING"], ["DISTANCE"]]
+    assert searches == [False, True], "one search for all requests of a bank"
 
 
 def test_one_verdict_that_cannot_be_made_costs_no_other(
@@ -225,8 +271,142 @@ def test_one_verdict_that_cannot_be_made_costs_no_other(
             raise ZeroDivisionError
         return iter([request])
 
-    monkeypatch.setattr(model, "verdicts", verdicts)
-    monkeypatch.setattr(module, "respond", lambda found: found)
-    good, bad, other = model.execute(["a", "bad", "b"])
+    monkeypatch.setattr(model, "rulings", lambda request, ruled: verdicts(request.name))
+    monkeypatch.setattr(module, "respond", lambda found, wanted: found)
+    monkeypatch.setattr(module, "wanted_by", lambda request: set())
+    requests = [SimpleNamespace(name=name) for name in ("a", "bad", "b")]
+    good, bad, other = model.execute(requests)
     assert (good, other) == (["a"], ["b"])
     assert bad.told[1].startswith("the stage failed on this request (ZeroDivisionError")
+
+
+DECIDED = ("SCORE", "P_VALUE", "VERDICT", "IS_DEFECT")
+SHOWN = ("ANOMALY_MAP", "MASK", "BOXES")
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often what a decision does not need was done."""
+    done: Counter[str] = Counter()
+
+    def counted(name: str, function: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            done[name] += 1
+            return function(*arguments, **named)
+
+        return call
+
+    for name in ("regions_of", "mask_of", "strongest_boxes"):
+        monkeypatch.setattr(verdict, name, counted(name, getattr(verdict, name)))
+    for name in ("smooth", "combine"):
+        monkeypatch.setattr(fusion, name, counted(name, getattr(fusion, name)))
+    return done
+
+
+MAP = PartSettings(name="sacd", gives=("map",), sigma=2.0)
+SCORED = PartSettings(name="exdd", gives=("map", "score"), sigma=2.0)
+SETTINGS = LineSettings(
+    size=64, false_alarm=0.05, pixel_threshold=0.5, min_area=4, peak_share=0.5, parts=(MAP, SCORED)
+)
+CALIBRATION = np.linspace(0, 1, 19, dtype=np.float32)
+NEEDED = {"smooth": 1, "combine": 1}
+"""A decision needs the map of the part without a score, and the scores of both as one."""
+ALL = {"smooth": 2, "combine": 2, "regions_of": 1, "mask_of": 1, "strongest_boxes": 1}
+
+
+def postprocess(model: Any) -> Any:
+    rules = SimpleNamespace(
+        settings=SETTINGS,
+        calibration=SimpleNamespace(scores=CALIBRATION),
+        place=lambda width, height: Geometry.fit(width, height, 64),
+    )
+    model.shelf = SimpleNamespace(get=lambda key: rules)
+    return model
+
+
+def scored_request() -> Request:
+    hot = np.zeros((1, 16, 16), np.float32)
+    hot[0, 4:7, 5:9] = 3.0
+    return Request(
+        ARTEFACT_KEY=np.array([[1, 2]], np.int32),
+        GEOMETRY=np.array([[64, 48]], np.int32),
+        MAP_1=hot,
+        MAP_2=hot,
+        SCORE_2=np.array([[2.0]], np.float32),
+    )
+
+
+def tensors_of(response: InferenceResponse) -> dict[str, np.ndarray]:
+    assert not response.has_error(), response.told
+    return {tensor.name: tensor.as_numpy() for tensor in response.tensors}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "needed"),
+    [(DECIDED, NEEDED), (("VERDICT",), NEEDED), ((*DECIDED, *SHOWN), ALL), (("BOXES", "SCORE"), ALL)],
+)
+def test_only_what_is_asked_for_is_made_and_sent(
+    logged: list[str], work: Counter[str], wanted: tuple[str, ...], needed: dict[str, int]
+) -> None:
+    model = postprocess(stage("postprocess").TritonPythonModel())
+    (response,) = model.execute([scored_request().asking(*wanted)])
+    assert work == needed
+    found = tensors_of(response)
+    assert set(found) == set(wanted)
+    (everything,) = model.execute([scored_request().asking(*DECIDED, *SHOWN)])
+    for name, values in tensors_of(everything).items():
+        if name in wanted:
+            np.testing.assert_array_equal(found[name], values)
+
+
+def test_a_stage_of_an_ensemble_hears_of_it_by_a_parameter(logged: list[str], work: Counter[str]) -> None:
+    """It is asked for all outputs of the ensemble, whatever the client asks for."""
+    model = postprocess(stage("postprocess").TritonPythonModel())
+    request = scored_request().asking(*DECIDED, *SHOWN)
+    request.told = json.dumps(decision_alone()["parameters"])
+    (response,) = model.execute([request])
+    assert work == NEEDED
+    assert set(tensors_of(response)) == set(DECIDED)
+
+
+def test_a_fused_line_shows_those_who_ask_and_runs_its_graph_once(
+    logged: list[str], work: Counter[str]
+) -> None:
+    from flawline.artefact.served import ServedLine
+    from flawline.serving.decoding import Decoder
+    from flawline.serving.fused_model import FusedModel
+
+    batches: list[int] = []
+
+    def run(pictures: np.ndarray) -> dict[str, np.ndarray]:
+        batches.append(len(pictures))
+        return {"A": np.full((len(pictures), 8, 8), 2.0, np.float32), "B": np.ones((len(pictures), 1))}
+
+    line = ServedLine.__new__(ServedLine)
+    line.size, line.graph = 64, SimpleNamespace(run=run)  # type: ignore[assignment]
+    line.rules = SimpleNamespace(  # type: ignore[assignment]
+        settings=SETTINGS.model_copy(update={"parts": (SCORED,)}),
+        calibration=SimpleNamespace(scores=CALIBRATION),
+        ignored=None,
+        place=lambda width, height: None,
+    )
+    line._finders = [
+        SimpleNamespace(find=lambda arrays, geometry: Finding(map=arrays["A"], score=arrays["B"].item()))
+    ]
+    model = FusedModel()
+    model.line, model.decoder = line, Decoder(2)
+    pixels = np.zeros((1, 20, 50, 3), np.uint8)
+    broken = Request(IMAGE=np.array([[b"no picture"]], np.object_)).asking("VERDICT")
+    requests = [Request(PIXELS=pixels).asking(*names) for names in (DECIDED, ("MASK", "VERDICT"))]
+    twice = Request(PIXELS=np.concatenate((pixels, pixels))).asking("VERDICT")
+    first, refused, second, third = model.execute([requests[0], broken, requests[1], twice])
+    model.finalize()
+    assert batches == [4]
+    assert work == {"smooth": 1, "regions_of": 1, "mask_of": 1, "strongest_boxes": 1}
+    assert [list(tensors_of(answer)) for answer in (first, second, third)] == [
+        list(DECIDED),
+        ["VERDICT", "MASK"],
+        ["VERDICT"],
+    ]
+    assert tensors_of(third)["VERDICT"].shape == (2, 1)
+    assert refused.told[0] == "INVALID_ARG"

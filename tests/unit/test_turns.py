@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from load import Window, closed_loop
-from turns import Case, Turn, figures, ratios
+from turns import Case, Turn, figures, ratios, tail
 
 
 def case(name: str) -> Case:
@@ -69,3 +69,10 @@ def test_a_ratio_compares_cases_of_one_round() -> None:
     assert rows[0]["value"] == 2.0
     assert rows[0]["spread"] == 3.0
     assert rows[0]["ratio_to"] == "b, p50", "the name of the row it is divided by"
+
+
+def test_a_tail_is_that_of_the_answers_of_all_rounds() -> None:
+    row = tail(case("a"), {"a": [turn(*[10.0] * 60), turn(*[10.0] * 39, 50.0)]})
+    assert (row["name"], row["ratio_to"], row["unit"]) == ("a, p99, to p50", "a, p50", "ratio")
+    assert row["value"] == pytest.approx(np.percentile([10.0] * 99 + [50.0], 99) / 10, abs=1e-3)
+    assert (row["rounds"], row["concurrency"]) == (2, 1)

@@ -1,3 +1,3 @@
-"""Shared stage: the positive memory banks of all lines, by FAISS."""
+"""Shared stage: the positive memory banks of all lines."""
 
 from flawline.serving.bank_model import BankModel as TritonPythonModel  # noqa: F401 - the name Triton looks for

@@ -5,9 +5,9 @@ import cv2
 from flawline.artefact.rules import Rules
 from flawline.artefact.shelf import Shelf
 from flawline.scoring.finding import ROLES, Finding
-from flawline.scoring.verdict import judge
+from flawline.scoring.verdict import judge, rule
 from flawline.serving import triton
-from flawline.serving.answers import respond
+from flawline.serving.answers import respond, shows, wanted_by
 from flawline.serving.checks import check_finding
 
 LINES = 1024
@@ -25,10 +25,11 @@ class TritonPythonModel:
         return [triton.answered(self.respond, request) for request in requests]
 
     def respond(self, request):
-        return respond(list(self.verdicts(request)))
+        wanted = wanted_by(request)
+        return respond(list(self.rulings(request, judge if shows(wanted) else rule)), wanted)
 
-    def verdicts(self, request):
-        """The verdict of each picture of a request."""
+    def rulings(self, request, ruled):
+        """What `ruled`, which is judge or rule, says of each picture of a request."""
         rules = self.shelf.get(triton.key(request))
         settings, calibration = rules.settings, rules.calibration.scores
         sent = [
@@ -50,4 +51,4 @@ class TritonPythonModel:
                 )
                 for part in sent
             ]
-            yield judge(findings, geometry, settings, calibration)
+            yield ruled(findings, geometry, settings, calibration)

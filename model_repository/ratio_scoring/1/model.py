@@ -38,25 +38,25 @@ class Question:
     embedding: np.ndarray
 
 
-async def ask(bank, embedding, key):
+async def ask(bank, embedding, key, names):
     """Ask one bank for FP32 [B, rows, columns, D]; returns one Neighbours per picture.
 
     Large grids are asked about some rows at a time: what travels is copied into every question.
     """
     most = max(1, PATCHES // (len(embedding) * embedding.shape[2]))
     bands = [
-        await ask_band(bank, np.ascontiguousarray(embedding[:, start : start + most]), key)
+        await ask_band(bank, np.ascontiguousarray(embedding[:, start : start + most]), key, names)
         for start in range(0, embedding.shape[1], most)
     ]
-    distance, crowding = (np.concatenate(each, axis=1) for each in zip(*bands, strict=True))
-    return [Neighbours(*pair) for pair in zip(distance, crowding, strict=True)]
+    answers = (np.concatenate(each, axis=1) for each in zip(*bands, strict=True))
+    return [Neighbours(*each) for each in zip(*answers, strict=True)]
 
 
-async def ask_band(bank, embedding, key):
-    """Ask one bank for FP32 [B, rows, columns, D]; returns distance and crowding, FP32 [B, rows, columns] each."""
+async def ask_band(bank, embedding, key, names):
+    """Ask one bank for FP32 [B, rows, columns, D]; returns FP32 [B, rows, columns] for each name."""
     response = await pb_utils.InferenceRequest(
         model_name=bank,
-        requested_output_names=["DISTANCE", "CROWDING"],
+        requested_output_names=names,
         inputs=[
             pb_utils.Tensor("EMBEDDING", embedding),
             pb_utils.Tensor("ARTEFACT_KEY", np.tile(np.array(key, dtype=np.int32), (len(embedding), 1))),
@@ -64,16 +64,16 @@ async def ask_band(bank, embedding, key):
     ).async_exec()
     if response.has_error():
         raise BankError(response.error().message())
-    names = ("DISTANCE", "CROWDING")
     return tuple(pb_utils.get_output_tensor_by_name(response, name).as_numpy() for name in names)
 
 
-async def ask_both(embedding, key, has_positive):
+async def ask_both(embedding, key, settings):
     """The answers of both banks; the positive one's are None for lines without it."""
-    negative = ask("memory_bank_negative", embedding, key)
-    if not has_positive:
+    names = ["DISTANCE", "CROWDING"] if settings.crowded else ["DISTANCE"]
+    negative = ask("memory_bank_negative", embedding, key, names)
+    if not settings.has_positive:
         return await negative, [None] * len(embedding)
-    return await asyncio.gather(negative, ask("memory_bank_positive", embedding, key))
+    return await asyncio.gather(negative, ask("memory_bank_positive", embedding, key, names))
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class TritonPythonModel:
         """Answer requests of one line: together, or each alone where the banks do not answer that."""
         first = asked[0]
         try:
-            embeddings = np.concatenate([question.embedding for question in asked])
-            answers = await ask_both(embeddings, first.key, first.line.settings.has_positive)
+            embeddings = triton.joined([question.embedding for question in asked])
+            answers = await ask_both(embeddings, first.key, first.line.settings)
         except Exception as error:  # the one at fault, if any, is found alone
             if len(asked) == 1:
                 responses[first.place] = triton.failure(error)

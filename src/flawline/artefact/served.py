@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from flawline.scoring.finding import Finding
 from flawline.scoring.knn import BankIndex
 from flawline.scoring.picture import EIGHT, Geometry, Values, letterbox
 from flawline.scoring.ratio import RatioSettings, find_ratio
-from flawline.scoring.settings import PartSettings
-from flawline.scoring.verdict import Verdict, judge
+from flawline.scoring.settings import LineSettings, PartSettings
+from flawline.scoring.verdict import Ruling, Verdict, judge, rule
 from flawline.scoring.windows import frame, run_windows
 from flawline.targets import TARGETS
 
@@ -25,6 +25,13 @@ RATIO_STAGE = "ratio_scoring"
 """Shared stage of the parts that search memory banks."""
 
 Arrays = Mapping[str, NDArray[Any]]
+
+
+class Sight(NamedTuple):
+    """What the graph of a line gave for one picture, by name and without the batch, and where the picture lies."""
+
+    arrays: Arrays
+    geometry: Geometry
 
 
 class Finder(Protocol):
@@ -61,9 +68,10 @@ class RatioFinder:
 
     def find(self, arrays: Arrays, geometry: Geometry) -> Finding:
         """See Finder."""
-        embedding = arrays[self._embedding]
-        positive = None if self._positive is None else self._positive.search(embedding)
-        return find_ratio(self._negative.search(embedding), positive, geometry, self._settings)
+        embedding, crowded = arrays[self._embedding], self._settings.crowded
+        positive = None if self._positive is None else self._positive.search(embedding, crowded=crowded)
+        negative = self._negative.search(embedding, crowded=crowded)
+        return find_ratio(negative, positive, geometry, self._settings)
 
 
 class ServedLine:
@@ -113,7 +121,11 @@ class ServedLine:
         self.rules.place(pixels.shape[1], pixels.shape[0])
 
     def inspect(self, pictures: Sequence[Values]) -> list[Verdict]:
-        """Judge decoded pictures in one run of the graph, or one by one by their windows.
+        """Judge decoded pictures; see `look`."""
+        return [self.judge(sight) for sight in self.look(pictures)]
+
+    def look(self, pictures: Sequence[Values]) -> list[Sight]:
+        """Run the graph on decoded pictures: once on all of them, or on each by its windows.
 
         They are [H, W, 3], UINT8, or UINT16 where the line's fill more than eight bits.
 
@@ -122,20 +134,28 @@ class ServedLine:
 
         """
         if self.rules.settings.windows is not None:
-            return [self._judge_windows(pixels) for pixels in pictures]
+            return [self._look_by_windows(pixels) for pixels in pictures]
         squares, geometries = zip(
             *(letterbox(pixels, self.size, self.rules.ignored) for pixels in pictures), strict=True
         )
         outputs = self.graph.run(np.stack(squares))
         return [
-            self._judge({name: values[number] for name, values in outputs.items()}, geometry)
+            Sight({name: values[number] for name, values in outputs.items()}, geometry)
             for number, geometry in enumerate(geometries)
         ]
 
-    def _judge_windows(self, pixels: Values) -> Verdict:
-        plane, geometry = frame(pixels, self.size, self.rules.settings.windows, self.rules.settings.bits)
-        return self._judge(run_windows(self.graph.run, plane, geometry, self.manifest.boxes), geometry)
+    def judge(self, sight: Sight) -> Verdict:
+        """Say what a picture is, and where it shows. Safe to be called from several threads."""
+        return judge(*self._found(sight))
 
-    def _judge(self, arrays: Arrays, geometry: Geometry) -> Verdict:
-        findings = [finder.find(arrays, geometry) for finder in self._finders]
-        return judge(findings, geometry, self.rules.settings, self.rules.calibration.scores)
+    def rule(self, sight: Sight) -> Ruling:
+        """Say what a picture is, as `judge` does, and not where."""
+        return rule(*self._found(sight))
+
+    def _look_by_windows(self, pixels: Values) -> Sight:
+        plane, geometry = frame(pixels, self.size, self.rules.settings.windows, self.rules.settings.bits)
+        return Sight(run_windows(self.graph.run, plane, geometry, self.manifest.boxes), geometry)
+
+    def _found(self, sight: Sight) -> tuple[list[Finding], Geometry, LineSettings, NDArray[np.float32]]:
+        findings = [finder.find(sight.arrays, sight.geometry) for finder in self._finders]
+        return findings, sight.geometry, self.rules.settings, self.rules.calibration.scores

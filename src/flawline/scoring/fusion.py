@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import TypeVar, cast
 
 import cv2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from flawline.errors import ArtefactError
 from flawline.scoring.finding import Finding
-from flawline.scoring.picture import Geometry
+from flawline.scoring.picture import SIZES, Geometry
 from flawline.scoring.settings import Fusion, LineSettings, PartSettings
 
 Floats = NDArray[np.float32]
@@ -24,7 +24,7 @@ class Fused:
 
     Attributes:
         map: smoothed map FP32 [S, S], or of the plane of the windows, zero on padding; None where no part gives
-            one.
+            one, or nobody asks for it.
         score: raw score of the picture.
         boxes: FP32 [K, 6] as in Finding, without unused rows; empty where no part gives any.
 
@@ -41,6 +41,8 @@ class Fused:
         return max(pixel, float(self.boxes[:, 4].max())) if len(self.boxes) else pixel
 
 
+STRIDE = 17
+"""Pixels of a map of which one says about where its strongest share begins; odd, so that it sees all columns."""
 SHARED_AREA = 256 * 256
 """Pixels of a large picture that a top share is taken of: a small defect must speak for it as for a small one."""
 
@@ -62,17 +64,36 @@ def smooth(patch_map: Floats, geometry: Geometry, sigma: float, *, eight_bit: bo
 
     """
     continued = _continued(patch_map, geometry.patch_mask(*patch_map.shape))
-    full = cv2.resize(continued, geometry.plane[::-1], interpolation=cv2.INTER_LINEAR)
-    if eight_bit and full.max() > 0:
-        step = full.max() / 255
-        full = np.rint(full / step).astype(np.float32) * step
-    if sigma > 0:
-        full = cv2.GaussianBlur(full, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    # Rounding is not linear, and products grow with the sides.
+    if eight_bit or max(geometry.plane) > SIZES[-1]:
+        full = cv2.resize(continued, geometry.plane[::-1], interpolation=cv2.INTER_LINEAR)
+        if eight_bit and full.max() > 0:
+            step = full.max() / 255
+            full = np.rint(full / step).astype(np.float32) * step
+        if sigma > 0:
+            full = cv2.GaussianBlur(full, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    else:
+        sides = zip(continued.shape, geometry.plane, strict=True)
+        rows, columns = (_spread(cells, side, sigma) for cells, side in sides)
+        full = rows @ continued @ columns.T
     full[geometry.inner_height :] = 0.0
     full[:, geometry.inner_width :] = 0.0
     if geometry.ignored is not None:
         full[geometry.ignored.square] = 0.0
     return cast(Floats, full)
+
+
+@lru_cache(maxsize=32)
+def _spread(cells: int, side: int, sigma: float) -> Floats:
+    """What bilinear interpolation to `side` pixels and the Gaussian make of each of some cells: FP32 [side, cells].
+
+    Both work along rows and columns alike: two products do in a fifth of the time what going over all pixels does.
+    """
+    spread = cv2.resize(np.eye(cells, dtype=np.float32), (cells, side), interpolation=cv2.INTER_LINEAR)
+    if sigma > 0:
+        spread = cv2.GaussianBlur(spread, (1, 0), sigmaX=sigma, sigmaY=sigma, borderType=cv2.BORDER_REPLICATE)
+    spread.setflags(write=False)  # all who ask for it have the same one
+    return cast(Floats, spread)
 
 
 def _continued(patch_map: Floats, valid: NDArray[np.bool_]) -> Floats:
@@ -99,15 +120,21 @@ def strongest(full: Floats, geometry: Geometry, share: float) -> float:
     area = inside.size if geometry.layout is None else min(inside.size, SHARED_AREA)
     # In FP32, so that a share means the same number of pixels in every version of a line's settings.
     count = max(1, round(float(np.float32(share)) * area))
+    # Of one pixel in STRIDE it is seen above what about twice the share lies: most need not be sorted.
+    some = inside[::STRIDE].copy()
+    rank = some.size - min(some.size, 2 * count // STRIDE + 1)
+    above = inside[~(inside < np.partition(some, rank)[rank])]  # what is no number stays
+    inside = above if above.size >= count else inside
     # Summed in FP64: the order in which `partition` leaves equal sets must not move the score.
     return float(np.partition(inside, inside.size - count)[inside.size - count :].mean(dtype=np.float64))
 
 
-def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
+def observe(finding: Finding, geometry: Geometry, part: PartSettings, *, shown: bool = True) -> Fused:
     """Bring what one part found to the model square, and give it a score where it has none.
 
     The score of a part without one is that of its map (see `strongest`), or that of its strongest box. Boxes that
-    lie mostly on padding or on ignored regions are dropped.
+    lie mostly on padding or on ignored regions are dropped. Without `shown` a map is made only where the score
+    follows from it.
 
     Raises:
         ArtefactError: the finding does not hold what the settings say.
@@ -120,7 +147,7 @@ def observe(finding: Finding, geometry: Geometry, part: PartSettings) -> Fused:
         )
         raise ArtefactError(msg)
     full = None
-    if finding.map is not None:
+    if finding.map is not None and (shown or finding.score is None):
         full = smooth(finding.map, geometry, part.sigma, eight_bit=part.eight_bit_map)
     boxes = np.empty((0, 6), np.float32) if finding.boxes is None else _on_picture(finding.boxes, geometry)
     score = finding.score
@@ -156,7 +183,9 @@ def _listed(roles: Sequence[str]) -> str:
     return " and ".join(roles) or "nothing"
 
 
-def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings) -> Fused:
+def fuse(
+    findings: Sequence[Finding], geometry: Geometry, settings: LineSettings, *, shown: bool = True
+) -> Fused:
     """Join what the parts of a line found on one picture. A part alone stays as it is.
 
     Maps are joined among the parts that give one, scores among all parts, each in units of its own level; boxes
@@ -166,6 +195,7 @@ def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings
         findings: one for each of `settings.parts`, in their order.
         geometry: where the picture lies in the model square.
         settings: constants of the line.
+        shown: whether map and boxes are asked for, and not the score alone.
 
     Raises:
         ArtefactError: the findings are not those that the settings speak of.
@@ -178,23 +208,28 @@ def fuse(findings: Sequence[Finding], geometry: Geometry, settings: LineSettings
         )
         raise ArtefactError(msg)
     parts = settings.parts
-    found = [observe(finding, geometry, part) for finding, part in zip(findings, parts, strict=True)]
+    found = [
+        observe(finding, geometry, part, shown=shown) for finding, part in zip(findings, parts, strict=True)
+    ]
     if len(found) == 1:
         return found[0]
+    scores = [
+        (np.float64(each.score / part.level), part.weight) for each, part in zip(found, parts, strict=True)
+    ]
+    score = float(combine(scores, settings.fusion))
+    if not shown:
+        return Fused(None, score, np.empty((0, 6), np.float32))
     maps = [
         (each.map / np.float32(part.peak), part.weight)
         for each, part in zip(found, parts, strict=True)
         if each.map is not None
-    ]
-    scores = [
-        (np.float64(each.score / part.level), part.weight) for each, part in zip(found, parts, strict=True)
     ]
     boxes = [each.boxes.copy() for each in found]
     for rows, part in zip(boxes, parts, strict=True):
         rows[:, 4] /= np.float32(part.peak)
     return Fused(
         map=combine(maps, settings.fusion) if maps else None,
-        score=float(combine(scores, settings.fusion)),
+        score=score,
         boxes=np.concatenate(boxes),
     )
 

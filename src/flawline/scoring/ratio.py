@@ -23,12 +23,12 @@ class Neighbours:
     Attributes:
         distance: FP32 [rows, columns], Euclidean, in feature units, at least 0.
         crowding: FP32 [rows, columns], r of ExDD section C5, in (0, 1]: exp(d / sqrt(D)) over the sum of
-            exp(d_m / sqrt(D)) for the entries m next to the nearest one.
+            exp(d_m / sqrt(D)) for the entries m next to the nearest one. None where nobody asked for it.
 
     """
 
     distance: Floats
-    crowding: Floats
+    crowding: Floats | None = None
 
 
 class ImageScore(StrEnum):
@@ -66,6 +66,11 @@ class RatioSettings(BaseModel):
     positive_weight: float = Field(0.25, ge=0, le=1)
     has_positive: bool = False
 
+    @property
+    def crowded(self) -> bool:
+        """Whether the score asks how crowded the neighbourhoods of patches are."""
+        return self.image_score is not ImageScore.MAP
+
 
 def find_ratio(
     negative: Neighbours, positive: Neighbours | None, geometry: Geometry, settings: RatioSettings
@@ -76,7 +81,7 @@ def find_ratio(
     positive bank adds more noise than knowledge; weight 0 is the distance from normal alone.
 
     Args:
-        negative: answer of the bank of normal patches.
+        negative: answer of the bank of normal patches, with crowding where `settings.crowded`.
         positive: answer of the bank of defect patches; None scores by the distance from normal alone, as
             PatchCore does.
         geometry: where the picture lies in the model square; patches on padding and on ignored regions are not
@@ -88,21 +93,28 @@ def find_ratio(
 
     """
     valid = geometry.patch_mask(*negative.distance.shape)
-    inside, alone = valid.ravel(), negative.crowding.ravel()
+    inside = valid.ravel()
     far = np.where(inside, negative.distance.ravel(), 0.0)
     near_defect = np.ones_like(far)
     if positive is not None:
         near_defect = (positive.distance.ravel() + EPSILON) ** settings.positive_weight
     ratio = far / near_defect
     ratio_map = ratio.reshape(valid.shape).astype(np.float32)
-    if settings.image_score is ImageScore.MAP:
+    if not settings.crowded:
         return Finding(map=ratio_map)
-    weighted = 1.0 - alone
+    weighted = 1.0 - _crowding(negative)
     if settings.image_score is ImageScore.FAITHFUL and positive is not None:
-        distance, crowded = positive.distance.ravel(), positive.crowding.ravel()
+        distance, crowded = positive.distance.ravel(), _crowding(positive)
         i, j = int(far.argmax()), int(np.where(inside, distance, -1.0).argmax())
         score = weighted[i] * far[i] / (crowded[j] * distance[j] + EPSILON) ** settings.positive_weight
     else:
         peak = int((ratio if settings.image_score is ImageScore.MAP_PEAK else far).argmax())
         score = weighted[peak] * ratio[peak]
     return Finding(map=ratio_map, score=float(score))
+
+
+def _crowding(neighbours: Neighbours) -> Floats:
+    if neighbours.crowding is None:
+        msg = "the score weighs patches by their neighbourhood, and the bank was not asked for it"
+        raise ValueError(msg)
+    return neighbours.crowding.ravel()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flawline.scoring.calibration import p_value
 from flawline.scoring.finding import Finding
-from flawline.scoring.fusion import fuse
+from flawline.scoring.fusion import Fused, fuse
 from flawline.scoring.picture import Geometry
 from flawline.scoring.settings import LineSettings
 from flawline.scoring.windows import reduced
@@ -30,13 +30,31 @@ class Decision(IntEnum):
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """The answer for one picture; field by field the output tensors of a line.
+class Ruling:
+    """The answer for one picture without where it shows.
 
     Attributes:
         score: raw score of the picture.
         p_value: share of normal pictures expected to score at least this high.
         decision: REJECT where the p-value is within the false-alarm budget, LOOK_AGAIN where within the second.
+
+    """
+
+    score: float
+    p_value: float
+    decision: Decision
+
+    @property
+    def is_defect(self) -> bool:
+        """Whether the picture is called defective."""
+        return self.decision is Decision.REJECT
+
+
+@dataclass(frozen=True)
+class Verdict(Ruling):
+    """The whole answer for one picture; field by field the output tensors of a line. See also Ruling.
+
+    Attributes:
         anomaly_map: FP32 [S, S], 1.0 at the pixel threshold, zero on padding, on ignored regions and for lines
             without a map. Of a line with windows the picture alone, reduced for its travel; see
             flawline.scoring.windows.reduced.
@@ -49,9 +67,6 @@ class Verdict:
 
     """
 
-    score: float
-    p_value: float
-    decision: Decision
     anomaly_map: Floats
     mask: NDArray[np.uint8]
     boxes: Floats
@@ -64,10 +79,20 @@ class Verdict:
         """The map over the model's whole plane, in which `geometry` says where the picture lies."""
         return self.anomaly_map if self.plane is None else self.plane
 
-    @property
-    def is_defect(self) -> bool:
-        """Whether the picture is called defective."""
-        return self.decision is Decision.REJECT
+
+def rule(
+    findings: Sequence[Finding], geometry: Geometry, settings: LineSettings, calibration: Floats
+) -> Ruling:
+    """Decide as `judge` does, whose arguments and errors it has, for those who do not ask where.
+
+    No map is joined, and no region sought.
+    """
+    return _ruling(fuse(findings, geometry, settings, shown=False), settings, calibration)
+
+
+def _ruling(fused: Fused, settings: LineSettings, calibration: Floats) -> Ruling:
+    chance = p_value(fused.score, calibration, settings.worth)
+    return Ruling(fused.score, chance, decide(chance, settings))
 
 
 def judge(
@@ -89,9 +114,8 @@ def judge(
     threshold = np.float32(settings.pixel_threshold)
     full = np.zeros(geometry.plane, np.float32) if fused.map is None else fused.map
     anomaly_map = full / threshold
-    chance = p_value(fused.score, calibration, settings.worth)
-    decision = decide(chance, settings)
-    shows = settings.peak_share is not None and decision is not Decision.PASS
+    ruling = _ruling(fused, settings, calibration)
+    shows = settings.peak_share is not None and ruling.decision is not Decision.PASS
     reaching = (anomaly_map >= 1.0).astype(np.uint8)
     label = max(len(settings.classes) - 1, 0)
     regions = regions_of(anomaly_map, reaching, geometry, settings.min_area, label)
@@ -110,9 +134,9 @@ def judge(
         # Regions too small for a box, or boxes of a part below the threshold: the strongest of them is shown.
         found = strongest_boxes(np.concatenate((regions_of(anomaly_map, mask, shown, 1, label), given)))[:1]
     return Verdict(
-        score=fused.score,
-        p_value=chance,
-        decision=decision,
+        score=ruling.score,
+        p_value=ruling.p_value,
+        decision=ruling.decision,
         anomaly_map=anomaly_map,
         mask=mask,
         boxes=strongest_boxes(found),

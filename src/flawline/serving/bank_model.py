@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from flawline.artefact.manifest import Manifest, checked
 from flawline.artefact.shelf import Shelf
 from flawline.scoring.knn import BankIndex
@@ -14,7 +12,10 @@ from flawline.serving.checks import check_question
 
 
 class BankModel:
-    """EMBEDDING FP32 [rows, columns, D], ARTEFACT_KEY INT32 [2] -> DISTANCE, CROWDING FP32 [rows, columns]."""
+    """EMBEDDING FP32 [rows, columns, D], ARTEFACT_KEY INT32 [2] -> DISTANCE, CROWDING FP32 [rows, columns].
+
+    CROWDING takes about as long as the search, and is made where it is asked for.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Prepare an empty shelf beside the server's models."""
@@ -27,7 +28,7 @@ class BankModel:
         self.shelf = Shelf(triton.repository(args), load, most=most)
 
     def execute(self, requests: list[triton.Request]) -> list[triton.Response]:
-        """One FAISS search per bank for all requests that ask it."""
+        """One search per bank for all requests that ask it."""
         responses: list[triton.Response] = [None] * len(requests)
         asking: dict[tuple[int, ...], tuple[BankIndex, list[int]]] = {}
         for i, request in enumerate(requests):
@@ -47,19 +48,23 @@ class BankModel:
 
     @staticmethod
     def _search(index: BankIndex, requests: Sequence[triton.Request]) -> list[triton.Response]:
-        """Ask one bank for all patches of some requests at once."""
+        """Ask one bank for all patches of some requests at once, and for crowding where one of them does."""
         embeddings = [triton.array(request, "EMBEDDING") for request in requests]
-        found = index.search(np.concatenate([each.reshape(-1, index.dimensions) for each in embeddings]))
-        counts = [int(np.prod(each.shape[:-1])) for each in embeddings]
-        parts = zip(
-            embeddings,
-            triton.split(found.distance, counts),
-            triton.split(found.crowding, counts),
-            strict=True,
-        )
+        crowded = any("CROWDING" in request.requested_output_names() for request in requests)
+        rows = [each.reshape(-1, index.dimensions) for each in embeddings]
+        found = index.search(triton.joined(rows), crowded=crowded)
+        answers = {"DISTANCE": found.distance}
+        if found.crowding is not None:
+            answers["CROWDING"] = found.crowding
+        counts = [len(each) for each in rows]
+        parts = zip(*(triton.split(values, counts) for values in answers.values()), strict=True)
         return [
             triton.answer(
-                DISTANCE=distance.reshape(each.shape[:-1]), CROWDING=crowding.reshape(each.shape[:-1])
+                **{
+                    name: values.reshape(each.shape[:-1])
+                    for name, values in zip(answers, part, strict=True)
+                    if name in request.requested_output_names()
+                }
             )
-            for each, distance, crowding in parts
+            for request, each, part in zip(requests, embeddings, parts, strict=True)
         ]

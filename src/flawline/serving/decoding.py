@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ DEEP_PIXELS = "DEEP_PIXELS"
 LARGE_PIXELS = 1 << 24
 """Pixels decoded together after which memory is given back; that takes milliseconds."""
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Decoded = list[Values] | PictureError
 """The pictures of one request, or what is wrong with it."""
 
@@ -55,8 +58,12 @@ class Decoder:
             if isinstance(job, list)
             for item in job
         ]
-        results = iter(list(self._pool.map(partial(_decode_or_error, check), flat)))
+        results = iter(self.each(partial(_decode_or_error, check), flat))
         return [_gather([next(results) for _ in job]) if isinstance(job, list) else job for job in jobs]
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What `work` makes of each item, on the threads of the pool; of one alone at once on this thread."""
+        return list(self._pool.map(work, items)) if len(items) > 1 else [work(item) for item in items]
 
     def shares(self, requests: Sequence[triton.Request]) -> Iterator[list[triton.Request]]:
         """Cut a batch so that no more than REQUEST_PIXELS are decoded at once, but for a request alone."""

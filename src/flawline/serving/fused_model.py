@@ -1,15 +1,16 @@
 """The Triton model of a whole line: no copies between stages, one process a line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 
-from flawline.artefact.served import ServedLine
+from flawline.artefact.served import ServedLine, Sight
 from flawline.errors import PictureError
 from flawline.repository.names import discrepancy
+from flawline.scoring.verdict import Ruling
 from flawline.serving import triton
-from flawline.serving.answers import respond
+from flawline.serving.answers import respond, shows, wanted_by
 from flawline.serving.decoding import Decoder
 
 
@@ -37,13 +38,30 @@ class FusedModel:
     def _judge(self, requests: Sequence[triton.Request]) -> list[triton.Response]:
         bits = [self.line.rules.settings.bits] * len(requests)
         pictures = self.decoder.read(requests, self.line.check, bits=bits)
-        good = [p for p in pictures if not isinstance(p, PictureError)]
-        verdicts = iter(self.line.inspect([pixels for request in good for pixels in request]) if good else [])
+        wanted = [wanted_by(request) for request in requests]
+        asked = [
+            (pixels, self.line.judge if shows(names) else self.line.rule)
+            for names, read in zip(wanted, pictures, strict=True)
+            if not isinstance(read, PictureError)
+            for pixels in read
+        ]
+        sights = self.line.look([pixels for pixels, _ in asked]) if asked else []
+        ruled = self.decoder.each(
+            _ruled, [(rule, sight) for (_, rule), sight in zip(asked, sights, strict=True)]
+        )
+        rulings = iter(ruled)
         return [
-            triton.refuse(str(p)) if isinstance(p, PictureError) else respond([next(verdicts) for _ in p])
-            for p in pictures
+            triton.refuse(str(read))
+            if isinstance(read, PictureError)
+            else respond([next(rulings) for _ in read], names)
+            for names, read in zip(wanted, pictures, strict=True)
         ]
 
     def finalize(self) -> None:
         """Stop the threads."""
         self.decoder.close()
+
+
+def _ruled(asked: tuple[Callable[[Sight], Ruling], Sight]) -> Ruling:
+    rule, sight = asked
+    return rule(sight)

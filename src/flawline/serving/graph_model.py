@@ -35,7 +35,7 @@ class GraphModel:
 
     def _at_once(self, requests: Sequence[triton.Request]) -> list[triton.Response]:
         pictures = [triton.array(request, "PICTURE") for request in requests]
-        outputs = self.graph.run(np.concatenate(pictures))
+        outputs = self.graph.run(triton.joined(pictures))
         counts = [len(part) for part in pictures]
         parts = zip(*(triton.split(values, counts) for values in outputs.values()), strict=True)
         return [triton.answer(**dict(zip(outputs, part, strict=True))) for part in parts]

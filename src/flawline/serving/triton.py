@@ -150,6 +150,11 @@ def together(
     return [response for request in requests for response in together(respond, [request])]
 
 
+def joined(arrays: Sequence[Array]) -> Array:
+    """Put what several requests sent into one batch; what one alone sent is not copied."""
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
 def split(values: Array, counts: Sequence[int]) -> list[Array]:
     """Cut a concatenated array back into one per request."""
     return np.split(values, np.cumsum(counts)[:-1])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flawline.data.squares import Square
@@ -39,16 +40,23 @@ class MemoryBank(nn.Module):
         return exact, rows
 
     @torch.inference_mode()
-    def search(self, features: Tensor) -> Neighbours:
-        """What the stage `memory_bank_*` answers to features FP32 [rows, columns, D], in plain torch."""
-        shape, found = features.shape[:-1], []
+    def search(self, features: Tensor, *, crowded: bool = True) -> Neighbours:
+        """What the stage `memory_bank_*` answers to features FP32 [rows, columns, D], in plain torch.
+
+        Crowding comes with it where `crowded`.
+        """
+        shape = features.shape[:-1]
+        found: list[tuple[NDArray[np.float32], ...]] = []
         for flat in features.reshape(-1, features.shape[-1]).split(_BLOCK):
             distance, rows = self(flat)
-            further = (flat[:, None, :] - self.vectors[self.neighbours[rows]]).norm(dim=2)
             near = distance.cpu().numpy()
+            if not crowded:
+                found.append((near,))
+                continue
+            further = (flat[:, None, :] - self.vectors[self.neighbours[rows]]).norm(dim=2)
             found.append((near, crowding(near, further.cpu().numpy(), flat.shape[1])))
-        near, alone = (np.concatenate(each) for each in zip(*found, strict=True))
-        return Neighbours(near.reshape(shape), alone.reshape(shape))
+        near, *alone = (np.concatenate(each).reshape(shape) for each in zip(*found, strict=True))
+        return Neighbours(near, *alone)
 
 
 def _next_entries(vectors: Tensor, count: int) -> Tensor:

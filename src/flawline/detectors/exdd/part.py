@@ -126,9 +126,15 @@ class ExDDPart(Part):
 
     def find(self, outputs: Mapping[str, Tensor], geometry: Geometry) -> Finding:
         """See Part."""
-        embedding = outputs[EMBEDDING]
-        positive = None if self.positive is None else self.positive.search(embedding)
-        return find_ratio(self.negative.search(embedding), positive, geometry, self._ratio)
+        return self._found(outputs[EMBEDDING], self.negative, self.positive, geometry)
+
+    def _found(
+        self, embedding: Tensor, near: MemoryBank, far: MemoryBank | None, geometry: Geometry
+    ) -> Finding:
+        """What two banks say of patch features FP32 [rows, columns, D]."""
+        crowded = self._ratio.crowded
+        positive = None if far is None else far.search(embedding, crowded=crowded)
+        return find_ratio(near.search(embedding, crowded=crowded), positive, geometry, self._ratio)
 
     @property
     def _ratio(self) -> RatioSettings:
@@ -184,12 +190,7 @@ class ExDDPart(Part):
                         if kept is None
                         else kept.to(pool.patches.device)
                     )
-                    positive = None if far is None else far.search(embedding)
-                    found.append(
-                        find_ratio(
-                            negative.search(embedding), positive, context.normals.geometry(row), self._ratio
-                        )
-                    )
+                    found.append(self._found(embedding, negative, far, context.normals.geometry(row)))
         return found
 
     def settle(self) -> None:
