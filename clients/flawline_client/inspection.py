@@ -17,9 +17,9 @@ class Verdict(IntEnum):
     REJECT = 2
 
 
-@dataclass(frozen=True, eq=False)
-class Inspection:
-    """The server's answer for one picture.
+@dataclass(frozen=True)
+class Decision:
+    """The server's answer for one picture to those who do not ask where.
 
     Attributes:
         line: line that judged the picture.
@@ -29,14 +29,7 @@ class Inspection:
         verdict: REJECT where `p_value` is within the line's false-alarm budget, LOOK_AGAIN where it is within the
             second, larger one, else PASS.
         is_defect: whether the verdict is REJECT.
-        anomaly_map: FP32 [S, S] at model resolution, scaled so that 1.0 is the line's pixel threshold. The
-            picture lies in the top left (see `inner_size`), the rest is padding. Of a line with windows FP32
-            [h, w]: the picture alone, reduced by maxima where it is large.
-        mask: UINT8 of the same shape, 1 where the map reaches 1.0; around its strongest place where it does so
-            nowhere and the picture is not passed.
-        boxes: FP32 [n, 6], one row per defect: x1, y1, x2, y2 in pixels of the upright picture, score, class.
         latency_ms: time from the call to its answer as the caller saw it, repeats included, in milliseconds.
-        classes: names of the classes of the boxes, in the order of their numbers; empty where the line names none.
 
     """
 
@@ -46,15 +39,7 @@ class Inspection:
     p_value: float
     verdict: Verdict
     is_defect: bool
-    anomaly_map: NDArray[np.float32] = field(repr=False)
-    mask: NDArray[np.uint8] = field(repr=False)
-    boxes: NDArray[np.float32] = field(repr=False)
     latency_ms: float
-    classes: tuple[str, ...] = ()
-
-    def name_of(self, label: float) -> str | None:
-        """Name of the class of a number; None where the line names none."""
-        return self.classes[int(label)] if 0 <= int(label) < len(self.classes) else None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the map and the mask, as plain values that `json.dumps` takes."""
@@ -65,13 +50,42 @@ class Inspection:
             "p_value": self.p_value,
             "verdict": self.verdict.name.lower(),
             "is_defect": self.is_defect,
-            "boxes": [
-                {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "score": score, "class": int(label)}
-                | ({"name": name} if (name := self.name_of(label)) is not None else {})
-                for x1, y1, x2, y2, score, label in self.boxes.tolist()
-            ],
             "latency_ms": round(self.latency_ms, 3),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection(Decision):
+    """The server's whole answer for one picture. See also Decision.
+
+    Attributes:
+        anomaly_map: FP32 [S, S] at model resolution, scaled so that 1.0 is the line's pixel threshold. The
+            picture lies in the top left (see `inner_size`), the rest is padding. Of a line with windows FP32
+            [h, w]: the picture alone, reduced by maxima where it is large.
+        mask: UINT8 of the same shape, 1 where the map reaches 1.0; around its strongest place where it does so
+            nowhere and the picture is not passed.
+        boxes: FP32 [n, 6], one row per defect: x1, y1, x2, y2 in pixels of the upright picture, score, class.
+        classes: names of the classes of the boxes, in the order of their numbers; empty where the line names none.
+
+    """
+
+    anomaly_map: NDArray[np.float32] = field(repr=False)
+    mask: NDArray[np.uint8] = field(repr=False)
+    boxes: NDArray[np.float32] = field(repr=False)
+    classes: tuple[str, ...] = ()
+
+    def name_of(self, label: float) -> str | None:
+        """Name of the class of a number; None where the line names none."""
+        return self.classes[int(label)] if 0 <= int(label) < len(self.classes) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """See Decision."""
+        boxes = [
+            {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "score": score, "class": int(label)}
+            | ({"name": name} if (name := self.name_of(label)) is not None else {})
+            for x1, y1, x2, y2, score, label in self.boxes.tolist()
+        ]
+        return {**super().to_json(), "boxes": boxes}
 
     def heat_map(self, width: int, height: int) -> NDArray[np.float32]:
         """FP32 [height, width]: the anomaly map on the pixels of the upright picture, interpolated."""
@@ -98,31 +112,6 @@ def inner_size(width: int, height: int, size: int) -> tuple[int, int]:
     """
     scale = size / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The server's answer for one picture to those who do not ask where; the attributes are those of Inspection."""
-
-    line: str
-    source: str
-    score: float
-    p_value: float
-    verdict: Verdict
-    is_defect: bool
-    latency_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values that `json.dumps` takes."""
-        return {
-            "line": self.line,
-            "source": self.source,
-            "score": self.score,
-            "p_value": self.p_value,
-            "verdict": self.verdict.name.lower(),
-            "is_defect": self.is_defect,
-            "latency_ms": round(self.latency_ms, 3),
-        }
 
 
 class InspectionError(Exception):

@@ -59,7 +59,7 @@ def test_a_row_of_the_table_can_be_printed_whatever_the_name(failed):
     else:
         maps = np.zeros((4, 4), np.float32)
         row = _row(
-            Inspection("bolts", name, 1.0, 0.5, Verdict.PASS, False, maps, maps, np.zeros((0, 6)), 1.0)
+            Inspection("bolts", name, 1.0, 0.5, Verdict.PASS, False, 1.0, maps, maps, np.zeros((0, 6)))
         )
     assert row[0].plain.startswith(r"gr\xfcn\n.png")
     assert row[0].plain.encode()

@@ -106,10 +106,10 @@ def test_a_response_is_compared_like_a_verdict() -> None:
         0.01,
         Answered.REJECT,
         True,
+        1.0,
         reference.anomaly_map,
         reference.mask,
         found,
-        1.0,
     )
     facts = facts_of(Answer.of(response), reference)
     assert (facts.max_score_difference, facts.boxes_without_counterpart, facts.min_box_iou) == (0, 0, 1)
