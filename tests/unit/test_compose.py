@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from flawline.cli import app
 from flawline.repository import names
 from flawline.serving.tritonserver import ONE_POOL
 
@@ -69,7 +71,9 @@ def test_triton_cannot_change_what_it_serves(name: str) -> None:
 @pytest.mark.parametrize("name", TRITONS)
 def test_triton_is_watched_and_stopped_with_patience(name: str) -> None:
     service = SERVICES[name]
-    assert "/v2/health/ready" in service["healthcheck"]["test"][-1]
+    how, *command = service["healthcheck"]["test"]
+    assert (how, command[:2]) == ("CMD", ["flawline", "probe"]), "health that Triton tells is no answer of a line"
+    assert CliRunner().invoke(app, [*command[1:], "--help"]).exit_code == 0, "all options exist"
     assert service["restart"] == "unless-stopped"
     assert int(service["stop_grace_period"].removesuffix("s")) > exit_timeout(service)
     assert service["shm_size"] == "1gb"
