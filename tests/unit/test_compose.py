@@ -72,7 +72,9 @@ def test_triton_cannot_change_what_it_serves(name: str) -> None:
 def test_triton_is_watched_and_stopped_with_patience(name: str) -> None:
     service = SERVICES[name]
     how, *command = service["healthcheck"]["test"]
-    assert (how, command[:2]) == ("CMD", ["flawline", "probe"]), "health that Triton tells is no answer of a line"
+    assert (how, command[:2]) == ("CMD", ["flawline", "probe"]), (
+        "health that Triton tells is no answer of a line"
+    )
     assert CliRunner().invoke(app, [*command[1:], "--help"]).exit_code == 0, "all options exist"
     assert service["restart"] == "unless-stopped"
     assert int(service["stop_grace_period"].removesuffix("s")) > exit_timeout(service)

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from google.protobuf import text_format
 from small_lines import write_artefact
+from tritonclient.grpc.model_config_pb2 import ModelConfig as Message
 
 from flawline.artefact.manifest import Manifest
 from flawline.errors import ArtefactError, OutputError, RecipeError
@@ -448,6 +450,56 @@ def test_shared_stages_are_placed_and_kept_up_to_date(tmp_path: Path) -> None:
     publish.place_shared_stages(tmp_path)
     assert "an older version" not in changed.read_text()
     assert same.stat().st_mtime == 1, "what is right is not touched"
+
+
+def parsed(path: Path) -> Message:
+    return text_format.Parse(path.read_text(), Message())
+
+
+def test_what_an_operator_changes_of_a_shared_stage_outlives_updates(tmp_path: Path) -> None:
+    publish.place_shared_stages(tmp_path)
+    bank, shipped = tmp_path / "memory_bank_negative", parsed(tmp_path / "memory_bank_negative" / CONFIG)
+    (bank / publish.CHANGES).write_text(
+        "instance_group [ { count: 3 kind: KIND_CPU } ]\n"
+        "dynamic_batching { max_queue_delay_microseconds: 500 }\n"
+        'parameters [ { key: "MAX_BANKS" value { string_value: "7" } } ]\n'
+    )
+    for _ in range(2):
+        publish.place_shared_stages(tmp_path)
+        config = parsed(bank / CONFIG)
+        assert [(group.count, len(config.instance_group)) for group in config.instance_group] == [(3, 1)]
+        assert config.dynamic_batching.max_queue_delay_microseconds == 500
+        assert config.dynamic_batching.default_queue_policy == shipped.dynamic_batching.default_queue_policy
+        values = {key: value.string_value for key, value in config.parameters.items()}
+        assert values == {"BANK_FILE": "bank_negative.safetensors", "MAX_BANKS": "7"}
+        assert list(config.input) == list(shipped.input)
+        (bank / CONFIG).write_text("as another version of Flawline had it")
+    (bank / publish.CHANGES).unlink()
+    publish.place_shared_stages(tmp_path)
+    assert parsed(bank / CONFIG) == shipped
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ("instance_group [", "no model configuration"),
+        ('name: "another"', "name cannot be changed, but instance_group, dynamic_batching, parameters can"),
+        (
+            'parameters [ { key: "MAX_BANK" value { string_value: "7" } } ]',
+            "no parameter MAX_BANK; there are BANK_",
+        ),
+    ],
+)
+def test_changes_that_cannot_be_used_are_named_and_nothing_is_written(
+    tmp_path: Path, changes: str, told: str
+) -> None:
+    publish.place_shared_stages(tmp_path)
+    bank = tmp_path / "memory_bank_negative"
+    before = (bank / CONFIG).read_text()
+    (bank / publish.CHANGES).write_text(changes)
+    with pytest.raises(OutputError, match=rf"negative/changes\.pbtxt cannot be used: .*{told}.*; correct it"):
+        publish.place_shared_stages(tmp_path)
+    assert (bank / CONFIG).read_text() == before
 
 
 def test_the_sources_are_not_copied_onto_themselves() -> None:

@@ -311,3 +311,38 @@ def _batching(message: Message) -> dict[str, Any]:
         "max_queue_delay_us": batching.max_queue_delay_microseconds,
         "queue": queue if batching.HasField("default_queue_policy") else None,
     }
+
+
+CHANGEABLE = ("instance_group", "dynamic_batching", "parameters")
+"""Fields of a shared stage's configuration that are an operator's to set: how many, how they wait, with what."""
+
+
+def changed(text: str, changes: str) -> str:
+    """Lay an operator's changes over the configuration of a shared stage.
+
+    Args:
+        text: the config.pbtxt.
+        changes: fields of CHANGEABLE in the same format. `instance_group` replaces that of the stage, of the others
+            each value does that is named.
+
+    Raises:
+        ArtefactError: `changes` is no model configuration, or sets what is not an operator's to set.
+
+    """
+    config, wanted = text_format.Parse(text, Message()), Message()
+    try:
+        text_format.Parse(changes, wanted)
+    except text_format.ParseError as error:
+        msg = f"this is no model configuration (line:column {error})"
+        raise ArtefactError(msg) from error
+    named = {field.name for field, _ in wanted.ListFields()}
+    if others := sorted(named.difference(CHANGEABLE)):
+        msg = f"{', '.join(others)} cannot be changed, but {', '.join(CHANGEABLE)} can"
+        raise ArtefactError(msg)
+    if unknown := sorted(wanted.parameters.keys() - config.parameters.keys()):
+        msg = f"there is no parameter {', '.join(unknown)}; there are {', '.join(sorted(config.parameters))}"
+        raise ArtefactError(msg)
+    if wanted.instance_group:
+        config.ClearField("instance_group")
+    config.MergeFrom(wanted)
+    return str(text_format.MessageToString(config))

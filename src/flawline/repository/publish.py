@@ -20,11 +20,13 @@ from flawline.errors import ArtefactError, OutputError, RecipeError
 from flawline.files import check_space, write_atomically
 from flawline.repository import names
 from flawline.repository.assemble import line_models, native_discrepancy
-from flawline.repository.model_config import ModelConfig
+from flawline.repository.model_config import ModelConfig, changed
 from flawline.targets import TARGETS
 from flawline_client.places import what_forbids
 
 CONFIG = "config.pbtxt"
+CHANGES = "changes.pbtxt"
+"""File beside the configuration of a shared stage with what an operator wants otherwise; it outlives updates."""
 STAGE_FILES = ("1/model.py", CONFIG)
 """Files of a shared stage."""
 STAGE = '"""{what}"""\n\nfrom flawline.serving.{module} import {name} as TritonPythonModel  # noqa: F401\n'
@@ -51,7 +53,14 @@ def shared_stages() -> Path:
 
 
 def place_shared_stages(repository: Path) -> None:
-    """Copy the shared stages into a repository, replacing those of another version of Flawline."""
+    """Copy the shared stages into a repository, replacing those of another version of Flawline.
+
+    What an operator has written into CHANGES of a stage is laid over its configuration.
+
+    Raises:
+        OutputError: a stage cannot be written, a model of others has its name, or CHANGES cannot be used.
+
+    """
     source = shared_stages()
     if source.resolve() == repository.resolve():
         return
@@ -59,6 +68,8 @@ def place_shared_stages(repository: Path) -> None:
     for name in names.SHARED:
         for file in STAGE_FILES:
             content = (source / name / file).read_text()
+            if file == CONFIG and (repository / name / CHANGES).exists():
+                content = _with_changes(content, repository / name / CHANGES)
             target = repository / name / file
             if not target.is_file() or target.read_text(errors="replace") != content:
                 try:
@@ -69,6 +80,14 @@ def place_shared_stages(repository: Path) -> None:
                         f"cannot be written ({error.strerror}); run this once where it can be"
                     )
                     raise OutputError(msg) from error
+
+
+def _with_changes(content: str, changes: Path) -> str:
+    try:
+        return changed(content, changes.read_text())
+    except (OSError, UnicodeDecodeError, ArtefactError) as error:
+        msg = f"{changes} cannot be used: {error}; correct it, or remove it to have the stage as Flawline made it"
+        raise OutputError(msg) from error
 
 
 def _check_shared(repository: Path) -> None:
