@@ -471,7 +471,7 @@ def serve(
     options: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[-- OPTION...]", help="Options of tritonserver, which win.", show_default=False
+            metavar="-- OPTION", help="Options of tritonserver, which win.", show_default=False
         ),
     ] = None,
 ) -> None:
