@@ -470,9 +470,7 @@ def serve(
     ] = None,
     options: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="-- OPTION", help="Options of tritonserver, which win.", show_default=False
-        ),
+        typer.Argument(metavar="-- OPTION", help="Options of tritonserver, which win.", show_default=False),
     ] = None,
 ) -> None:
     """Run the real Triton server in the foreground until Ctrl-C.
@@ -481,7 +479,8 @@ def serve(
     environment variable FLAWLINE_ADMIN_KEY holds.
     """
     from flawline.repository.publish import list_lines, place_shared_stages
-    from flawline.serving.tritonserver import Encryption, serve_forever
+    from flawline.serving.access import Encryption
+    from flawline.serving.tritonserver import serve_forever
 
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca is not None and tls_cert is None):
         msg = "give --tls-cert and --tls-key together; --tls-client-ca goes with both"
@@ -523,8 +522,8 @@ def probe(
     server does not serve it, is not asked, unless no other is left. A server of --tls-cert wants the key in
     FLAWLINE_ADMIN_KEY.
     """
+    from flawline.serving.access import KEY_VARIABLE
     from flawline.serving.probe import probe as ask
-    from flawline.serving.tritonserver import KEY_VARIABLE
 
     probed = ask(url, repository, one=one, timeout=timeout, key=os.environ.get(KEY_VARIABLE))
     for each in probed:

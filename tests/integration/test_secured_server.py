@@ -20,9 +20,10 @@ from flawline.artefact.manifest import read
 from flawline.errors import ServerError
 from flawline.repository import names, publish
 from flawline.scoring.picture import decode
-from flawline.serving import tritonserver
+from flawline.serving import access
+from flawline.serving.access import KEY_HEADER, Encryption
 from flawline.serving.probe import probe
-from flawline.serving.tritonserver import KEY_HEADER, Encryption, TritonServer
+from flawline.serving.tritonserver import TritonServer
 from flawline_client import InspectionClient, ServerUnavailable
 
 pytestmark = pytest.mark.timeout(600)
@@ -144,7 +145,7 @@ def test_a_probe_infers_with_the_key_and_says_where_it_is_missing(
 def test_traces_logging_and_the_memory_of_the_server_are_closed_and_pixels_come_over_grpc(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tritonserver, "_LOOPBACK", ("no host",))  # as if other machines reached it
+    monkeypatch.setattr(access, "_LOOPBACK", ("no host",))  # as if other machines reached it
     with server_of(repository) as server, InferenceServerClient(server.grpc_url) as triton:
         for asked in (
             lambda: triton.update_trace_settings(settings={"trace_file": "/tmp/stolen"}),  # noqa: S108
@@ -202,6 +203,7 @@ def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
         ("--model-control-mode=explicit", "no client may load models"),
         ("--load-model", "no client may load models"),
         ("--grpc-port=1", "give it before the --"),
+        ("--allow-http=false", "asks there whether the server is ready"),
         ("--http_address=0.0.0.0", "give --host"),
     ],
 )

@@ -15,7 +15,7 @@ from pathlib import Path
 from flawline.artefact.manifest import REFERENCE
 from flawline.errors import ServerError
 from flawline.repository.names import discrepancy, pixels
-from flawline.serving.tritonserver import KEY_HEADER, KEY_VARIABLE
+from flawline.serving.access import KEY_HEADER, KEY_VARIABLE
 
 ANY_PICTURE = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000100000001008000000003a98a0bd000000114944415478da636c6040054c0c235a00"

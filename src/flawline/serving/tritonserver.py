@@ -12,7 +12,6 @@ import secrets
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import sysconfig
@@ -33,11 +32,16 @@ from flawline.errors import ServerError
 from flawline.files import cache_folder
 from flawline.progress import say
 from flawline.repository.names import pixels
+from flawline.serving.access import (
+    KEY_HEADER,
+    KEY_VARIABLE,
+    Encryption,
+    check_key,
+    check_options,
+    restrictions,
+)
 
 EXECUTABLE_VARIABLE = "FLAWLINE_TRITONSERVER"
-KEY_VARIABLE = "FLAWLINE_ADMIN_KEY"
-KEY_HEADER = "flawline-admin-key"
-"""Header that opens what is restricted over HTTP; over gRPC `triton-grpc-protocol-` stands before it."""
 CONTAINER_EXECUTABLE = Path("/opt/tritonserver/bin/tritonserver")
 WHEEL = "nvidia-pytriton"
 WHEEL_GLIBC = (2, 35)
@@ -64,32 +68,6 @@ the pool of the graph, or of another stage, a search of 3 ms takes 40. THREADS i
 many threads it has.
 """
 
-_OURS = {
-    "--model-repository": "give --repository",
-    "--model-store": "give --repository",
-    "--model-control-mode": "no client may load models, which are code",
-    "--load-model": "no client may load models, which are code",
-    "--backend-directory": f"set {EXECUTABLE_VARIABLE} to a server that has its own",
-    "--grpc-address": "give --host",
-    "--http-address": "give --host",
-    "--metrics-address": "give --host",
-    "--grpc-port": "give it before the --",
-    "--http-port": "give it before the --",
-    "--metrics-port": "give it before the --",
-}
-"""Options of tritonserver that are not passed on, and what to do instead."""
-_HTTP_APIS = (
-    "inference",
-    "metadata",
-    "model-config",
-    "model-repository",
-    "shared-memory",
-    "statistics",
-    "trace",
-    "logging",
-)
-"""All that HTTP offers but health."""
-_LOOPBACK = ("127.", "localhost", "::1")
 _CANNOT_RUN = (126, 127)
 """Exit status of a program that has no rights, or lacks a shared library."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./@%+=:,-]+")
@@ -286,56 +264,6 @@ def _rename_unless_there(source: Path, target: Path) -> None:
             raise
 
 
-@dataclass(frozen=True)
-class Encryption:
-    """Files in PEM with which gRPC speaks TLS.
-
-    Attributes:
-        certificate: certificate of the server, with those between it and its authority.
-        key: its private key, without a passphrase.
-        clients: certificates of the authorities whose clients are let in; None lets all in.
-
-    """
-
-    certificate: Path
-    key: Path
-    clients: Path | None = None
-
-    def check(self) -> None:
-        """Raise ServerError unless certificate and key belong together and all files can be read."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        for file in filter(None, (self.certificate, self.key, self.clients)):
-            try:
-                file.read_bytes()
-            except OSError as error:
-                msg = f"{file} cannot be read ({error.strerror}); name a PEM file that this user may read"
-                raise ServerError(msg) from error
-        try:
-            # An empty passphrase, so that nobody is asked for one.
-            context.load_cert_chain(self.certificate, self.key, password="")
-        except (ssl.SSLError, ValueError) as error:
-            msg = (
-                f"{self.certificate} and {self.key} are no certificate and its key without a passphrase, in PEM; "
-                "name the two files that your authority gave you together"
-            )
-            raise ServerError(msg) from error
-        if self.clients is not None:
-            try:
-                context.load_verify_locations(self.clients)
-            except ssl.SSLError as error:
-                msg = f"{self.clients} holds no certificates in PEM; name the file of the clients' authority"
-                raise ServerError(msg) from error
-
-    def arguments(self) -> Iterator[str]:
-        """Options of tritonserver."""
-        yield "--grpc-use-ssl=true"
-        yield f"--grpc-server-cert={self.certificate.absolute()}"
-        yield f"--grpc-server-key={self.key.absolute()}"
-        if self.clients is not None:
-            yield "--grpc-use-ssl-mutual=true"
-            yield f"--grpc-root-cert={self.clients.absolute()}"
-
-
 class TritonServer:
     """One tritonserver process over a model repository; `with TritonServer(folder) as server:` gives it ready.
 
@@ -441,10 +369,8 @@ class TritonServer:
             msg = f"there is no model repository at {self.repository}; build a line into it first"
             raise ServerError(msg)
         self._stages_at_first = set()
-        _check_options(self._extra_args)
-        if not _PLAIN.fullmatch(self._key):
-            msg = f"the key in {KEY_VARIABLE} has characters that Triton cannot take; use letters and digits"
-            raise ServerError(msg)
+        check_options(self._extra_args)
+        check_key(self._key)
         if self._encryption is not None:
             self._encryption.check()
         self._held_back = _models_without_code(self.repository)
@@ -576,7 +502,7 @@ class TritonServer:
         yield "--disable-auto-complete-config"  # our configurations are complete; completing costs 1.2 s a model
         yield "--log-verbose=0"
         yield f"--exit-timeout-secs={EXIT_TIMEOUT_S}"
-        yield from self._restrictions()
+        yield from restrictions(self.host, self._key, encrypted=self._encryption is not None)
         if self._encryption is not None:
             yield from self._encryption.arguments()
         if install.backend_directory is not None:
@@ -585,17 +511,6 @@ class TritonServer:
         yield f"--backend-config=python,shm-default-byte-size={self._python_shm_bytes}"
         yield f"--backend-config=python,shm-growth-byte-size={self._python_shm_bytes}"
         yield from self._extra_args
-
-    def _restrictions(self) -> Iterator[str]:
-        """Options that ask for the key wherever no client of a line needs to go."""
-        closed = ["trace", "logging"]
-        # A region of this machine's memory is of no use to others, and may be one of the server's own.
-        if not self.host.startswith(_LOOPBACK):
-            closed.append("shared-memory")
-        yield f"--grpc-restricted-protocol={','.join(closed)}:{KEY_HEADER}={self._key}"
-        if self._encryption is not None:
-            closed = [*_HTTP_APIS]
-        yield f"--http-restricted-api={','.join(closed)}:{KEY_HEADER}={self._key}"
 
     def _without_held_back(self) -> Path:
         """Give a folder with links to all models but those that are held back; it lives as long as the server."""
@@ -684,15 +599,6 @@ class TritonServer:
             return response.status, response.read()
         finally:
             connection.close()
-
-
-def _check_options(options: Sequence[str]) -> None:
-    """Raise ServerError for an option of tritonserver that is not passed on."""
-    for option in options:
-        name = option.partition("=")[0].replace("_", "-")
-        if name in _OURS:
-            msg = f"{name} is not passed on to tritonserver; {_OURS[name]}"
-            raise ServerError(msg)
 
 
 def _children(parent: int) -> dict[int, str]:
