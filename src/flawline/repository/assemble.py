@@ -10,7 +10,6 @@ from flawline.repository.model_config import (
     EnsembleStep,
     InstanceGroup,
     ModelConfig,
-    QueuePolicy,
     Tensor,
 )
 from flawline.scoring.picture import EIGHT
@@ -20,10 +19,11 @@ from flawline_client.wire import CLASSES
 MAX_BATCH = 8
 """Largest batch of every stage; the shared stages' hand-written configurations say the same. See `_most`."""
 
-BATCHING = DynamicBatching(queue=QueuePolicy(max_queue_size=64, longest_wait_us=600_000_000))
+BATCHING = DynamicBatching()
 """How every stage waits; the shared stages' hand-written configurations say the same.
 
-What 64 waiting requests take is as long as most clients wait; a client that gives up earlier says so by `timeout`.
+Without a policy for its queue: where there is one, Triton (2.51) does not wake its batcher for a request that comes
+while the stage works or has just answered, and lets it wait for the next request, or for half a second.
 """
 
 _IMAGE = Tensor(name="IMAGE", dtype="TYPE_STRING", dims=(1,))
