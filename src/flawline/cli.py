@@ -518,8 +518,8 @@ def probe(
 ) -> None:
     """Ask the lines of a running server about a reference picture each, for health checks: status 0 if all answer.
 
-    A line that refuses because too many wait counts as well: the server works. One that is damaged, so that the
-    server does not serve it, is not asked, unless no other is left. A server of --tls-cert wants the key in
+    A line that answers others meanwhile, or refuses because too many wait, works, too. One that is damaged, so that
+    the server does not serve it, is not asked, unless no other is left. A server of --tls-cert wants the key in
     FLAWLINE_ADMIN_KEY.
     """
     from flawline.serving.access import KEY_VARIABLE

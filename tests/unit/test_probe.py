@@ -30,11 +30,16 @@ class Played:
         self.infer: dict[str, tuple[int, str]] = {}
         self.asked: list[tuple[str, bytes]] = []
         self.seconds = 0.0
+        self.answered = self.others = 0
         played = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                self.answer(played.ready, {"versions": ["2", "3"]})
+                if self.path.endswith("/stats"):
+                    played.answered += played.others
+                    self.answer(200, {"model_stats": [{"inference_count": played.answered}]})
+                else:
+                    self.answer(played.ready, {"versions": ["2", "3"]})
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -127,7 +132,14 @@ def test_its_own_picture_must_not_be_refused(played: Played, tmp_path: Path) -> 
 
 def test_a_line_that_hangs_has_failed(played: Played, tmp_path: Path) -> None:
     played.seconds = 0.5
-    assert {each.fault for each in probe(played.address, tmp_path, timeout=0.1)} == {"no answer within 0.1 s"}
+    probed = probe(played.address, tmp_path, timeout=0.1)
+    assert {(each.fault, each.busy) for each in probed} == {("no answer within 0.1 s", False)}
+
+
+def test_a_line_that_answers_others_meanwhile_is_busy(played: Played, tmp_path: Path) -> None:
+    played.seconds, played.others = 0.5, 1
+    probed = probe(played.address, tmp_path, timeout=0.1)
+    assert {(each.fault, each.busy) for each in probed} == {("no answer within 0.1 s", True)}
 
 
 def test_a_server_without_lines_or_none_at_all_has_failed(played: Played, tmp_path: Path) -> None:

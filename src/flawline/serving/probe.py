@@ -9,6 +9,7 @@ import json
 import random
 import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Probed:
     Attributes:
         line: its name.
         fault: one sentence if it did not answer; None if it did.
-        busy: it refused because too many wait, which a server does that is well.
+        busy: it refused because too many wait, or answered others meanwhile, which a server does that is well.
         seconds: how long it took.
 
     """
@@ -83,8 +84,9 @@ def probe(
 
 def _ask(address: str, repository: Path, line: str, timeout: float, key: str | None) -> Probed:
     began = time.monotonic()
-    fault, busy = None, False
+    fault, busy, before = None, False, 0
     try:
+        before = _answered(address, line, timeout, key)
         facts = json.loads(_request(address, "GET", f"/v2/models/{line}", timeout, key=key)[1])
         own = _reference(repository, line, facts["versions"][-1])
         status, body = _request(address, "POST", f"/v2/models/{line}/infer", timeout, own or ANY_PICTURE, key)
@@ -94,9 +96,20 @@ def _ask(address: str, repository: Path, line: str, timeout: float, key: str | N
             fault, busy = f"HTTP {status}: {' '.join(reason.split())}", bool(_BUSY.search(reason))
     except TimeoutError:
         fault = f"no answer within {timeout:g} s"
+        with suppress(OSError, http.client.HTTPException, ValueError, LookupError):
+            busy = _answered(address, line, timeout, key) > before
     except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
         fault = f"{type(error).__name__}: {error}"
     return Probed(line, fault, busy, time.monotonic() - began)
+
+
+def _answered(address: str, line: str, timeout: float, key: str | None) -> int:
+    """How many pictures a line has answered since the server was started."""
+    total = 0
+    for model in (line, pixels(line)):
+        stats = json.loads(_request(address, "GET", f"/v2/models/{model}/stats", timeout, key=key)[1])
+        total += sum(int(version["inference_count"]) for version in stats["model_stats"])
+    return total
 
 
 def _reference(repository: Path, line: str, version: str) -> bytes | None:
