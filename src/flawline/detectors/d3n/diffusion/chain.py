@@ -30,7 +30,7 @@ from flawline.scoring.picture import Pixels
 from flawline.synthesis.base import digest
 from flawline.synthesis.ddpm import train_ddpm
 from flawline.teachers import Teacher
-from flawline.training import Budget, Training, mixed_precision
+from flawline.training import Budget, Training
 
 FOLDER = "diffusion"
 
@@ -102,7 +102,7 @@ class Taught:
         return {**beside, "distillation": distillation, **taught}
 
     def _pyramid(self, batch: Batch, pixels: Tensor) -> Sequence[Tensor]:
-        with mixed_precision(pixels.device):
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=pixels.device.type == "cuda"):
             maps = self.entries.maps(batch.rows, pixels.device)
             refined: list[Tensor] = self.fused.fusion(self.fused.pyramid(pixels), maps, batch.changes)
         return refined
