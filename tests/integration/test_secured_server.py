@@ -23,7 +23,7 @@ from flawline.scoring.picture import decode
 from flawline.serving import access
 from flawline.serving.access import KEY_HEADER, Encryption
 from flawline.serving.probe import probe
-from flawline.serving.tritonserver import TritonServer
+from flawline.serving.tritonserver import TritonServer, serve_forever
 from flawline_client import InspectionClient, ServerUnavailable
 
 pytestmark = pytest.mark.timeout(600)
@@ -213,7 +213,7 @@ def test_options_that_would_undo_what_serve_promises_are_not_passed_on(
     with pytest.raises(
         ServerError, match=f"{option.split('=')[0].replace('_', '-')} is not passed on.*{told}"
     ):
-        server_of(repository, extra_args=[option]).start()
+        serve_forever(repository, grpc_port=0, http_port=0, metrics_port=0, extra_args=[option])
 
 
 def test_a_key_that_triton_cannot_take_is_refused(repository: Path) -> None:

@@ -360,8 +360,8 @@ class TritonServer:
         """Start the process; `wait_ready` waits for its models.
 
         Raises:
-            ServerError: no repository, no server on this machine, a port that is taken, files that are not
-                what TLS needs, or an option that is not passed on.
+            ServerError: no repository, no server on this machine, a port that is taken, or files that are not what
+                TLS needs.
 
         """
         self.stop()
@@ -369,7 +369,6 @@ class TritonServer:
             msg = f"there is no model repository at {self.repository}; build a line into it first"
             raise ServerError(msg)
         self._stages_at_first = set()
-        check_options(self._extra_args)
         check_key(self._key)
         if self._encryption is not None:
             self._encryption.check()
@@ -707,9 +706,11 @@ def serve_forever(
         Exit status: 0 after a requested stop, else the server's own (128 + signal number for a signal).
 
     Raises:
-        ServerError: as `find_server`, `TritonServer.start` and `TritonServer.wait_ready`.
+        ServerError: an option that is not passed on; and as `find_server`, `TritonServer.start` and
+            `TritonServer.wait_ready`.
 
     """
+    check_options(extra_args)
     install = find_server()
     say(f"starting {install.executable} (from {install.origin})")
     server = TritonServer(
