@@ -258,7 +258,7 @@ class Exchange:
             remaining = max(deadline - time.monotonic(), 0.001)
             limits: dict[str, float] = {"client_timeout": remaining}
             if method == "infer":
-                limits["timeout"] = round(remaining * 1e6)  # the server drops what nobody waits for any more
+                limits["timeout"] = round(remaining * 1e6)  # for queues that an operator has bounded
             try:
                 return (yield Call(method, {**arguments, **limits}))
             except InferenceServerException as error:
